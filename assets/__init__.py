@@ -1,0 +1,1 @@
+"""The lineage: one folder a stage, from raw interactions to compared candidates."""

@@ -1,0 +1,1 @@
+"""Stage `captions` of the lineage."""

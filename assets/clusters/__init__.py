@@ -1,0 +1,1 @@
+"""Stage `clusters` of the lineage."""

@@ -1,0 +1,89 @@
+"""Semantic IDs: inputs are embeddings and codebooks; nothing is published that has collapsed."""
+
+import dagster as dg
+
+from assets.clusters.quality_report import histogram
+from assets.failures import data_errors_are_final
+from assets.policies import ON_CHANGE, RETRY_TRANSIENT
+from assets.reporting import Report, definition_metadata
+from assets.resources import RayJobs, Tables
+from models.identity import version_of
+from ray_jobs.tables.clusters import CODEBOOKS, ITEM_EMBEDDINGS, SEMANTIC_IDS
+
+CODE_VERSION = "1"
+
+
+@dg.asset(
+    key=["clusters", "semantic_ids"],
+    group_name="clusters",
+    kinds={"ray", "deltalake"},
+    deps=[["clusters", "item_embeddings"], ["clusters", "codebooks"]],
+    code_version=CODE_VERSION,
+    retry_policy=RETRY_TRANSIENT,
+    automation_condition=ON_CHANGE,
+    metadata=definition_metadata(SEMANTIC_IDS),
+    tags={"tier": "gold"},
+)
+@data_errors_are_final
+def semantic_ids(context: dg.AssetExecutionContext, tables: Tables, ray_jobs: RayJobs) -> dg.MaterializeResult:
+    """Semantic ID of every item: one code a level, coarse to fine, and a digit that tells equal codes apart.
+
+    One row an item. Rankers take it as features, personas take the coarsest code as the item's cluster. New items are
+    encoded with the standing codebooks. Readers pin `codebook_version`.
+    If this is red: the codebooks have collapsed or do not fit the embeddings, as the message says; the table still
+    holds the last good IDs. Mend `clusters/codebooks`, then run `rematerialize_failed`.
+    """
+    from ray_jobs import semantic_id_encoding
+    from ray_jobs.codebook_artifacts import load_assessment
+
+    report = Report(SEMANTIC_IDS)
+    embeddings, codebooks = tables.version(ITEM_EMBEDDINGS), tables.version(CODEBOOKS)
+    version = semantic_ids_version(embeddings=embeddings, codebooks=codebooks)
+    if tables.is_current(SEMANTIC_IDS, version):
+        return report.unchanged(tables, version, {"ids_moved": 0, "ids_new": 0})
+    assessment = load_assessment(tables.artifacts(), embeddings)
+    # A blocking check only blocks its own run; this asset may also be run alone.
+    if assessment is None or assessment.serving != codebooks:
+        raise dg.Failure(
+            "The codebooks were not assessed on these embeddings: materialize clusters/codebooks first.",
+            allow_retries=False,
+        )
+    if assessment.collapsed:
+        raise dg.Failure(
+            f"Semantic IDs are not published. {assessment.collapsed[0]} The last good ones keep serving: "
+            "mend clusters/item_embeddings, then materialize clusters/codebooks.",
+            allow_retries=False,
+        )
+    done = ray_jobs.run(
+        context,
+        "semantic_id_encoding",
+        semantic_id_encoding.Config(
+            warehouse=tables.warehouse(),
+            artifacts=tables.artifacts(),
+            version=version,
+            embeddings=embeddings,
+            codebooks=codebooks,
+        ),
+    )
+    data = tables.read(SEMANTIC_IDS)
+    sizes = data["cluster"].value_counts().field("counts").to_numpy(zero_copy_only=False)
+    return report.result(
+        version=version,
+        data=data,
+        committed=done.committed,
+        metadata={
+            "ids_moved": done.num_moved,
+            "ids_new": done.num_new,
+            "items_with_digit_above_0": done.num_collided,
+            "clusters": len(sizes),
+            "largest_cluster": int(sizes.max()),
+            "codebook_version": codebooks,
+            "unique_rate": round(assessment.quality.unique_rate, 4),
+            "cluster_sizes": histogram(sizes, title="Items by cluster", unit="cluster"),
+        },
+    )
+
+
+def semantic_ids_version(*, embeddings: str, codebooks: str) -> str:
+    """Version of the semantic IDs that one version of the codebooks gives to one version of the embeddings."""
+    return version_of(embeddings=embeddings, codebooks=codebooks, code=CODE_VERSION)

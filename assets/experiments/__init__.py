@@ -1,0 +1,1 @@
+"""Stage `experiments` of the lineage."""

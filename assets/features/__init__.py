@@ -1,0 +1,1 @@
+"""Stage `features` of the lineage."""

@@ -1,0 +1,1 @@
+"""Stage `interactions` of the lineage."""

@@ -1,0 +1,1 @@
+"""Stage `personas` of the lineage."""

@@ -1,0 +1,127 @@
+"""User personas: inputs are splits, items and clusters; the version is theirs with model and prompts."""
+
+import dagster as dg
+import pydantic
+
+from assets.failures import data_errors_are_final
+from assets.personas.samples import sample_personas
+from assets.policies import LLM_POOL, ON_CHANGE, RETRY_TRANSIENT
+from assets.reporting import Report, definition_metadata
+from assets.resources import LanguageModel, RayJobs, Tables, TextEncoder
+from models.identity import version_of
+from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
+from ray_jobs.tables.interactions import ITEMS, SPLITS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, USER_PERSONAS
+
+CODE_VERSION = "1"
+
+
+class PersonasConfig(dg.Config):
+    """Knobs of the personas."""
+
+    token_budget: int = pydantic.Field(0, ge=0, description="Tokens that all may cost; 0: the platform's budget.")
+    min_events: int = pydantic.Field(10, ge=1, description="Least number of events of a user with enough history.")
+    min_likes: int = pydantic.Field(5, ge=1, description="Least number of liked items of such a user.")
+    max_interests: int = pydantic.Field(3, ge=1, description="Interests of a persona.")
+    num_explorations: int = pydantic.Field(2, ge=0, description="Novel topics of a persona.")
+    users_per_batch: int = pydantic.Field(16, ge=1, description="Users that are written, and stored, together.")
+    num_actors: int = pydantic.Field(1, ge=1, description="Loaded models.")
+
+
+@dg.asset(
+    key=["personas", "user_personas"],
+    group_name="personas",
+    kinds={"ray", "llm", "deltalake"},
+    deps=[
+        ["interactions", "splits"],
+        ["interactions", "items"],
+        ["clusters", "semantic_ids"],
+        ["clusters", "cluster_profiles"],
+    ],
+    code_version=CODE_VERSION,
+    retry_policy=RETRY_TRANSIENT,
+    automation_condition=ON_CHANGE,
+    pool=LLM_POOL,
+    metadata=definition_metadata(USER_PERSONAS),
+    tags={"tier": "gold", "pii": "true", "cost-class": "llm"},
+)
+@data_errors_are_final
+def user_personas(
+    context: dg.AssetExecutionContext,
+    config: PersonasConfig,
+    tables: Tables,
+    ray_jobs: RayJobs,
+    language_model: LanguageModel,
+    text_encoder: TextEncoder,
+) -> dg.MaterializeResult:
+    """Natural-language persona of each user within the token budget: interests shown by items, and what is new to try.
+
+    One row a user, the most active first; the rest is counted in `personas/coverage`. `features/user_personas` serves
+    its embedding. Texts are kept by content in `personas/persona_store`, so nothing is paid for twice.
+    If this is red: the model could not be reached (the error names it), or a check found a persona that its user's
+    history does not carry; run `rematerialize_failed`, what was written is kept.
+    """
+    from models.personas.exploration import ExplorationConfig
+    from models.personas.interests import InterestConfig
+    from ray_jobs import persona_writing
+    from ray_jobs.persona_prompts import prompts_digest
+
+    report, engine, encoder = Report(USER_PERSONAS), language_model.engine(), text_encoder.encoder()
+    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests"}))
+    exploration = ExplorationConfig(num_anchors=config.num_explorations)
+    budget = config.token_budget or language_model.persona_token_budget
+    persona_version = version_of(
+        ids=tables.version(SEMANTIC_IDS),
+        profiles=tables.version(CLUSTER_PROFILES),
+        prompts=prompts_digest(),
+        engine=engine.identity,
+        encoder=encoder.identity,
+        interests=interests,
+        exploration=exploration,
+        code=CODE_VERSION,
+    )
+    version = version_of(
+        personas=persona_version, splits=tables.version(SPLITS), items=tables.version(ITEMS), budget=budget
+    )
+    model = f"{engine.identity['model']}@{engine.revision}"
+    if tables.is_current(USER_PERSONAS, version):
+        nothing = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0)
+        return report.unchanged(tables, version, coverage(tables) | nothing | {"cache_hit_rate": 1.0, "model": model})
+    job = persona_writing.Config(
+        warehouse=tables.warehouse(),
+        engine=engine,
+        encoder=encoder,
+        version=version,
+        persona_version=persona_version,
+        code_version=CODE_VERSION,
+        interests=interests,
+        exploration=exploration,
+        token_budget=budget,
+        users_per_batch=config.users_per_batch,
+        num_actors=config.num_actors,
+    )
+    done = ray_jobs.run(context, "persona_writing", job)
+    data = tables.read(USER_PERSONAS)
+    return report.result(
+        version=version,
+        data=data,
+        committed=done.committed,
+        metadata=coverage(tables)
+        | {
+            "llm_calls": done.llm_calls,
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": done.completion_tokens,
+            "usd": engine.usd(done.prompt_tokens, done.completion_tokens),
+            "cache_hit_rate": round(done.cache_hit_rate, 4),
+            "personas_without_exploration": sum(not e for e in data["explorations"].to_pylist()),
+            "model": model,
+            "prompts": prompts_digest(),
+            "samples": sample_personas(data),
+        },
+    )
+
+
+def coverage(tables: Tables) -> dict[str, int]:
+    """How many users have a persona and why the others have none, as metadata."""
+    (row,) = tables.read(PERSONA_COVERAGE, [c.name for c in PERSONA_COVERAGE.columns[:-1]]).to_pylist()
+    return row

@@ -1,0 +1,22 @@
+"""Policies that assets share: when they refresh, when they retry, how fresh they must be."""
+
+import datetime as dt
+
+import dagster as dg
+
+# A data error stays a data error however often it is tried: assets raise `dg.Failure(allow_retries=False)` for it.
+RETRY_TRANSIENT = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+NIGHTLY = dg.AutomationCondition.on_cron("0 2 * * *").with_label("nightly at 02:00 UTC")
+
+# `eager()` alone never fires below a partitioned asset of which any partition is missing.
+ON_CHANGE = (
+    dg.AutomationCondition.any_deps_updated()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("when an input has changed and none is being made")
+
+FRESH_DAILY = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(hours=50), warn_window=dt.timedelta(hours=26))
+
+LLM_POOL = "llm"
+GPU_POOL = "gpu"

@@ -1,0 +1,1 @@
+"""Stage `ranking` of the lineage."""

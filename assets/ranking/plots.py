@@ -1,0 +1,90 @@
+"""Plots of the stage `ranking`, as PNG bytes."""
+
+import base64
+import io
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+
+def _figure(width: float = 5.0, height: float = 3.4) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _png(figure: Any) -> bytes:
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    return sink.getvalue()
+
+
+def inline(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """A PNG as Markdown that the Dagster UI shows."""
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def roc(score_N: np.ndarray, label_N: np.ndarray) -> bytes:
+    """ROC curve."""
+    order = np.argsort(-score_N, kind="stable")
+    label, score = label_N[order] > 0, score_N[order]
+    # A point a group of equal scores: within one there is no order.
+    last = np.concatenate([np.diff(score) != 0, [True]]) if len(score) else np.zeros(0, bool)
+    hits, misses = np.cumsum(label)[last], np.cumsum(~label)[last]
+    figure, axes = _figure(4.0, 3.8)
+    axes.plot(
+        [0, *(misses / max(misses[-1] if len(misses) else 1, 1))], [0, *(hits / max(hits[-1] if len(hits) else 1, 1))]
+    )
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, test")
+    return _png(figure)
+
+
+def calibration(p_N: np.ndarray, label_N: np.ndarray) -> bytes:
+    """Share of likes against predicted probability, in fifteen bins of equal mass."""
+    from models.ranking.metrics import equal_mass_bins
+
+    bins = equal_mass_bins(p_N)
+    used = np.unique(bins)
+    predicted = [p_N[bins == b].mean() for b in used]
+    liked = [label_N[bins == b].mean() for b in used]
+    figure, axes = _figure(4.0, 3.8)
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    axes.plot(predicted, liked, "o-", markersize=4)
+    axes.set(
+        xlabel="predicted probability of a like",
+        ylabel="share liked",
+        title="Calibration, test",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    return _png(figure)
+
+
+def bars(rows: list[tuple[str, float, float, float]], label: str, title: str) -> bytes:
+    """Values with intervals, one line a name: ``(name, value, low, high)``."""
+    figure, axes = _figure(6.0, max(1.6, 0.36 * len(rows) + 1.0))
+    places = np.arange(len(rows))[::-1]
+    value = np.array([r[1] for r in rows])
+    low, high = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
+    axes.errorbar(value, places, xerr=np.maximum([value - low, high - value], 0), fmt="o", capsize=3)
+    axes.set_yticks(places, [r[0] for r in rows])
+    axes.set(xlabel=label, title=title)
+    axes.grid(axis="x", alpha=0.3)
+    return _png(figure)
+
+
+def history(records: list[dict[str, float]], best_epoch: int) -> bytes:
+    """Loss and validation AUC by epoch."""
+    figure, axes = _figure()
+    epochs = [r["epoch"] for r in records]
+    axes.plot(epochs, [r["loss"] for r in records], "o-", label="training loss")
+    axes.set(xlabel="epoch", ylabel="loss", title="Training")
+    other = axes.twinx()
+    other.plot(epochs, [r["auc"] for r in records], "s--", color="tab:green", label="valid AUC")
+    other.axvline(best_epoch, color="0.6", linewidth=0.8)
+    other.set_ylabel("AUC")
+    figure.legend(loc="outside lower center", ncols=2)
+    return _png(figure)

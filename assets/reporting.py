@@ -1,0 +1,112 @@
+"""What every materialization tells the Dagster UI, in one place."""
+
+import resource
+import time
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from ray_jobs.warehouse import Table
+
+SAMPLE_ROWS = 5
+MAX_CELL = 60
+
+
+def definition_metadata(table: Table) -> dict[str, Any]:
+    """Metadata of an asset that owns ``table``: its name, columns and grain."""
+    columns = [
+        dg.TableColumn(
+            c.name,
+            str(c.type),
+            c.description,
+            dg.TableColumnConstraints(nullable=c.nullable),
+            tags={"pii": ""} if c.pii else None,
+        )
+        for c in table.columns
+    ]
+    return {
+        "dagster/table_name": table.name,
+        "dagster/column_schema": dg.TableSchema(columns),
+        "grain": table.grain,
+        "primary_key": ", ".join(table.primary_key),
+    }
+
+
+def sample_markdown(table: Table, data: pa.Table) -> str:
+    """A Markdown table of the first rows, with what identifies a person masked and long cells cut."""
+    masked = {c.name for c in table.columns if c.pii}
+    head = pl.from_arrow(data.slice(0, SAMPLE_ROWS))
+    assert isinstance(head, pl.DataFrame)
+    lines = ["| " + " | ".join(head.columns) + " |", "|" + "---|" * len(head.columns)]
+    for row in head.iter_rows(named=True):
+        cells = [
+            "•••" if n in masked else str(v)[:MAX_CELL].replace("|", "/").replace("\n", " ") for n, v in row.items()
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+class Report:
+    """Collects what one materialization says about itself.
+
+    Make it first, so that its clock covers the whole step::
+
+        report = Report(ITEM_CAPTIONS)
+        ...
+        return report.result(version=version, rows=data, committed=written.committed, metadata={...})
+    """
+
+    def __init__(self, table: Table):
+        self.table = table
+        self.started = time.monotonic()
+
+    def result(
+        self,
+        *,
+        version: str,
+        data: pa.Table | None = None,
+        num_rows: int | None = None,
+        committed: bool,
+        metadata: dict[str, Any] | None = None,
+        check_results: list[dg.AssetCheckResult] | None = None,
+    ) -> dg.MaterializeResult:
+        """The materialization.
+
+        Args:
+            version: Data version: the table's version.
+            data: The rows written, for the sample; None when nothing was read.
+            num_rows: Row count when ``data`` is None.
+            committed: Whether a table commit was made.
+            metadata: More numbers and links; snake_case keys. Use ``llm_calls`` and ``training_runs`` for cost.
+            check_results: Results of checks that the asset declares itself.
+        """
+        said: dict[str, Any] = {
+            "dagster/row_count": data.num_rows if data is not None else int(num_rows or 0),
+            "table_commits": int(committed),
+            "unchanged": not committed,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "version": version,
+        }
+        if data is not None:
+            said["bytes"] = data.nbytes
+            said["nulls"] = sum(column.null_count for column in data.columns)
+            said["sample"] = dg.MetadataValue.md(sample_markdown(self.table, data))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(version), metadata=said | (metadata or {}), check_results=check_results
+        )
+
+    def unchanged(
+        self,
+        tables: Any,
+        version: str,
+        metadata: dict[str, Any] | None = None,
+        check_results: list[dg.AssetCheckResult] | None = None,
+    ) -> dg.MaterializeResult:
+        """The materialization of a table that already holds ``version``: nothing was computed or written."""
+        rows = tables.warehouse().num_rows(self.table)
+        return self.result(
+            version=version, num_rows=rows, committed=False, metadata=metadata, check_results=check_results
+        )

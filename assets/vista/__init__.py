@@ -1,0 +1,1 @@
+"""Stage `vista` of the lineage."""

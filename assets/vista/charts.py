@@ -1,0 +1,32 @@
+"""The plot of a training."""
+
+import base64
+import io
+
+import dagster as dg
+
+
+def training_curve(history: list[dict[str, float]], best_epoch: int) -> dg.MarkdownMetadataValue:
+    """Loss on train and AUC on valid, by epoch, as an image in Markdown."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    losses, aucs = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    losses.plot(epochs, [record["loss"] for record in history], marker="o", label="total")
+    losses.plot(epochs, [record["click"] for record in history], marker="o", label="click")
+    losses.set(title="loss on train", xlabel="epoch")
+    losses.legend()
+    aucs.plot(epochs, [record["auc"] for record in history], marker="o")
+    aucs.axvline(best_epoch, linestyle=":", color="grey")
+    aucs.set(title="AUC on valid", xlabel="epoch")
+    for axis in (losses, aucs):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=80)
+    return dg.MetadataValue.md(
+        f"![training curve](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+    )

@@ -1,0 +1,107 @@
+"""How a trained summariser is told to MLflow: one run and one registered version a model, however often it is asked."""
+
+import json
+import time
+from typing import Any
+
+import dagster as dg
+
+from assets.resources import Tables, Tracking
+
+EXPERIMENT = "vista"
+REGISTERED = "vista_summarizer"
+MODEL_FOLDER = "model"
+
+
+def log_training(
+    context: dg.AssetExecutionContext,
+    tracking: Tracking,
+    tables: Tables,
+    fitted: Any,
+    *,
+    params: dict[str, Any],
+    tags: dict[str, str],
+) -> str:
+    """Logs a finished training and registers its model, unless MLflow already knows it.
+
+    Args:
+        context: The step's context.
+        tracking: MLflow.
+        tables: Where the model's artifact is.
+        fitted: `ray_jobs.training.Fitted`.
+        params: Parameters of the run.
+        tags: Tags of the run and of the registered version.
+
+    Returns:
+        Address of the run.
+    """
+    mlflow = tracking.connect(EXPERIMENT)
+    client = mlflow.MlflowClient()
+    known = client.search_model_versions(f"name = '{REGISTERED}' and tags.model_version = '{fitted.name}'")
+    if known:
+        run = client.get_run(known[0].run_id)
+        return tracking.run_url(run.info.experiment_id, run.info.run_id)
+    note = (
+        f"**Hypothesis**: {params['num_seeds']} summary tokens carry what a history says about the next likes.\n\n"
+        f"**Verdict**: AUC {fitted.metrics['auc']:.4f} on valid ({fitted.final_metrics['valid_auc_low']:.4f} to "
+        f"{fitted.final_metrics['valid_auc_high']:.4f} over users), "
+        f"best of {fitted.epochs} epochs: epoch {fitted.best_epoch}."
+    )
+    with tracking.run(
+        context,
+        EXPERIMENT,
+        f"vista {fitted.name[-8:]}",
+        params=params,
+        tags=tags | {"model_version": fitted.name},
+        note=note,
+    ) as run:
+        client.log_batch(run.info.run_id, metrics=_metrics(mlflow, fitted))
+        with tables.artifacts().local(fitted.artifact) as local:
+            mlflow.log_artifacts(str(local), MODEL_FOLDER)
+        _register(
+            client,
+            f"{run.info.artifact_uri}/{MODEL_FOLDER}",
+            run.info.run_id,
+            tags | {"model_version": fitted.name, "valid_auc": f"{fitted.metrics['auc']:.6f}"},
+        )
+        return tracking.run_url(run.info.experiment_id, run.info.run_id)
+
+
+def _metrics(mlflow: Any, fitted: Any) -> list[Any]:
+    """Every epoch's metrics with the epoch as step, and the final ones at the best epoch."""
+    now = int(time.time() * 1000)
+    named = {
+        "auc": "valid/auc",
+        "logloss": "valid/logloss",
+        "loss": "train/loss",
+        "click": "train/click_loss",
+        "reconstruction": "train/reconstruction_loss",
+        "seconds": "cost/epoch_seconds",
+    }
+    rows = [
+        mlflow.entities.Metric(named[k], float(v), now, int(record["epoch"]))
+        for record in fitted.history
+        for k, v in record.items()
+        if k in named
+    ]
+    final = {k.replace("_", "/", 1): v for k, v in fitted.final_metrics.items()}
+    final["cost/train_seconds"] = fitted.seconds
+    # Those of `valid` equal the best epoch's; only their bounds are new.
+    return rows + [
+        mlflow.entities.Metric(k, float(v), now, fitted.best_epoch)
+        for k, v in final.items()
+        if k not in ("valid/auc", "valid/logloss")
+    ]
+
+
+def _register(client: Any, source: str, run_id: str, tags: dict[str, str]) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(REGISTERED, description="VISTA; the users' summaries are exported from it.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    client.create_model_version(
+        REGISTERED, source, run_id, tags=tags, description=f"Trained on {json.dumps(tags, sort_keys=True)}."
+    )

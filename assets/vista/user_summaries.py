@@ -1,0 +1,75 @@
+"""The cache of summary tokens: inputs are the trained model and all events; one Ray Data export a version."""
+
+import dagster as dg
+import pydantic
+
+from assets.failures import data_errors_are_final
+from assets.policies import ON_CHANGE, RETRY_TRANSIENT
+from assets.reporting import Report, definition_metadata
+from assets.resources import RayJobs, Tables
+from models.identity import version_of
+from ray_jobs.tables.interactions import RAW_INTERACTIONS
+from ray_jobs.tables.vista import USER_SUMMARIES, VISTA_MODELS
+
+CODE_VERSION = "1"
+
+
+class UserSummariesConfig(dg.Config):
+    """Knobs of the export. None changes what is stored."""
+
+    shards: int = pydantic.Field(8, ge=1, description="Buckets of users; a killed export resumes at the next one.")
+    actors: int = pydantic.Field(1, ge=1, description="Ray actors that hold the model.")
+    gpus_per_actor: float = pydantic.Field(0.0, ge=0, description="GPUs of each actor.")
+
+
+@dg.asset(
+    key=["vista", "user_summaries"],
+    group_name="vista",
+    kinds={"ray", "pytorch", "deltalake"},
+    deps=[["vista", "summarizer"], ["interactions", "raw_interactions"]],
+    code_version=CODE_VERSION,
+    retry_policy=RETRY_TRANSIENT,
+    automation_condition=ON_CHANGE,
+    metadata=definition_metadata(USER_SUMMARIES),
+    tags={"tier": "gold", "pii": "true"},
+)
+@data_errors_are_final
+def user_summaries(
+    context: dg.AssetExecutionContext, config: UserSummariesConfig, tables: Tables, ray_jobs: RayJobs
+) -> dg.MaterializeResult:
+    """The cache of VISTA summary tokens: every user's history, as the ranker reads it.
+
+    One row a snapshot: after every block of events (so that training rows can join the summary of their moment) and
+    after the last event (`is_latest`, served online); never inside of a tie in time. int8 with one scale a token.
+    `features` publishes it, `ranking` attends to it. If this is red: run it again; the export resumes at the next
+    shard of users, and readers see the former version until all of it is there.
+    """
+    report = Report(USER_SUMMARIES)
+    model, raw = tables.version(VISTA_MODELS), tables.version(RAW_INTERACTIONS)
+    version = version_of(model=model, raw_interactions=raw, code=CODE_VERSION)
+    if tables.is_current(USER_SUMMARIES, version):
+        return report.unchanged(tables, version, {"shards_run": 0})
+    from ray_jobs import vista_export
+
+    row = tables.read(VISTA_MODELS, ["model_version"], expect_version=model)
+    done = ray_jobs.run(
+        context,
+        "vista_export",
+        vista_export.Config(
+            warehouse=tables.warehouse(),
+            artifacts=tables.artifacts(),
+            version=version,
+            model=row["model_version"][0].as_py(),
+            raw_interactions=raw,
+            shards=config.shards,
+            actors=config.actors,
+            gpus_per_actor=config.gpus_per_actor,
+        ),
+    )
+    return report.result(
+        version=version,
+        num_rows=done.snapshots,
+        committed=done.committed,
+        metadata=done.model_dump(exclude={"version", "committed"})
+        | {"bytes_per_user": done.num_tokens * (done.width + 4), "training_runs": 0, "usd": 0.0},
+    )

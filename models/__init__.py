@@ -1,0 +1,1 @@
+"""Networks and pure functions: torch and arrays in, torch and arrays out. Knows no orchestrator and no storage."""

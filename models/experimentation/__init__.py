@@ -1,0 +1,1 @@
+"""Pure functions of experiments: who is in which arm, whether that went wrong, and what the gate decides."""

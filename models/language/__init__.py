@@ -1,0 +1,1 @@
+"""Language models: decoding behind a shared prefix, validation of captions, captions as categorical features."""

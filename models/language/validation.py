@@ -1,0 +1,119 @@
+"""Validation of what a model wrote: is it a caption, or something that only looks like one?"""
+
+import collections
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pydantic
+
+from models.language.words import words
+
+REFUSALS = (
+    "as an ai",
+    "as a language model",
+    "i am an ai",
+    "i'm an ai",
+    "i cannot",
+    "i can't",
+    "i am unable",
+    "i'm unable",
+    "i am sorry",
+    "i'm sorry",
+    "i apologize",
+    "cannot assist",
+    "can't assist",
+    "cannot help with",
+    "not able to provide",
+    "unable to provide",
+    "against my guidelines",
+    "please provide",
+)
+_MARKUP = re.compile(
+    r"</?item>|<\|[^|]*\|>|```|^\s*(?:title|categories|description|answer|assistant|user|system)\s*:", re.IGNORECASE
+)
+# Above this code point a letter is not of the Latin script.
+_LATIN_END = 0x0250
+
+
+class Rules(pydantic.BaseModel, frozen=True):
+    """Bounds of a usable caption."""
+
+    min_words: int = pydantic.Field(default=5, description="Fewest words.")
+    max_words: int = pydantic.Field(default=40, description="Most words.")
+    max_chars: int = pydantic.Field(default=280, description="Most characters.")
+    min_latin_share: float = pydantic.Field(default=0.8, description="Least share of Latin letters among letters.")
+    min_letter_share: float = pydantic.Field(
+        default=0.6, description="Least share of letters among visible characters."
+    )
+    max_ngram_repeats: int = pydantic.Field(default=1, description="How often one word trigram may occur.")
+    min_distinct_share: float = pydantic.Field(default=0.6, description="Least share of different words.")
+    echo_words: int = pydantic.Field(
+        default=8, description="So many words in a row out of the prompt are an echo of it."
+    )
+    allow_cut: bool = pydantic.Field(
+        default=False, description="Whether a text that was cut at the token limit is usable."
+    )
+
+
+class Problem(NamedTuple):
+    """Why a text is not usable.
+
+    Attributes:
+        reason: Reason code.
+        detail: One sentence.
+    """
+
+    reason: str
+    detail: str
+
+
+def ngrams(items: list[str], n: int) -> list[tuple[str, ...]]:
+    """All runs of ``n`` neighbours."""
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+
+
+def prompt_phrases(texts: Iterable[str], rules: Rules) -> frozenset[tuple[str, ...]]:
+    """The word runs of a prompt whose appearance in an answer is an echo."""
+    return frozenset(gram for text in texts for gram in ngrams(words(text), rules.echo_words))
+
+
+def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, ...]] = frozenset()) -> Problem | None:
+    """Says what is wrong with ``text``, or None.
+
+    Args:
+        text: What the model wrote.
+        finish: ``stop`` or ``length``.
+        rules: Bounds.
+        phrases: Word runs of the prompt, see `prompt_phrases`.
+    """
+    if not text.strip():
+        return Problem("empty", "The model wrote nothing.")
+    if "�" in text or not all(c.isprintable() for c in text):
+        return Problem("unprintable", "The text holds broken or unprintable characters.")
+    found = words(text)
+    lowered = text.lower().replace("’", "'")
+    if refusal := next((r for r in REFUSALS if r in lowered), None):
+        return Problem("refusal", f"The text holds the refusal phrase '{refusal}'.")
+    if _MARKUP.search(text):
+        return Problem("prompt_echo", "The text holds the prompt's markup.")
+    if any(gram in phrases for gram in ngrams(found, rules.echo_words)):
+        return Problem("prompt_echo", f"The text repeats {rules.echo_words} words in a row out of the prompt.")
+    visible = [c for c in text if not c.isspace()]
+    letters = [c for c in visible if unicodedata.category(c).startswith("L")]
+    if len(letters) < rules.min_letter_share * len(visible):
+        return Problem("not_text", f"Only {len(letters)} of {len(visible)} characters are letters.")
+    if sum(ord(c) < _LATIN_END for c in letters) < rules.min_latin_share * len(letters):
+        return Problem("language", "The text is not in a Latin script, but the prompt asks for English.")
+    if (most := max(collections.Counter(ngrams(found, 3)).values(), default=0)) > rules.max_ngram_repeats:
+        return Problem("repetition", f"One run of three words occurs {most} times.")
+    if found and len(set(found)) < rules.min_distinct_share * len(found):
+        return Problem("repetition", f"Only {len(set(found))} of {len(found)} words are different.")
+    if finish == "length" and not rules.allow_cut:
+        return Problem("cut", "The text was cut at the token limit.")
+    if len(found) < rules.min_words:
+        return Problem("too_short", f"The text has {len(found)} words, fewer than {rules.min_words}.")
+    if len(found) > rules.max_words or len(text) > rules.max_chars:
+        return Problem("too_long", f"The text has {len(found)} words and {len(text)} characters.")
+    return None

@@ -1,0 +1,1 @@
+"""Semantic IDs: items as short sequences of codes, coarse to fine, learnt from their embeddings."""

@@ -1,0 +1,206 @@
+"""Residual k-means: a vector becomes one code a level, each level quantising what the levels above left over.
+
+After RQ-KMeans of OneRec (arXiv 2506.13695) and RK-Means of GRID (residuals normalised). Here a level clusters the
+*directions* of the residuals and one gain a level brings the centroid back to scale. Without that, the few items with
+large residuals draw most codes of the deep levels, and half of the catalogue ends up in shared codes.
+
+Shape letters: N items, D embedding, R components of the quantiser's space, L levels, K codes of a level.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from models.semantic_ids.spec import SemanticIdSpec, widths_for
+from models.semantic_ids.transform import Whitening, fit_whitening
+
+CHUNK = 65_536
+SMALLEST_NORM = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualKMeansConfig:
+    """Knobs of the quantiser.
+
+    Attributes:
+        levels: Number of levels.
+        widths: Codes of each level; chosen for the catalogue by `widths_for` when empty.
+        max_width: Largest width that the rule chooses.
+        components: Largest number of principal directions that are quantised.
+        whitening: Strength of the whitening, 0 to 1.
+        unit_residuals: Whether levels cluster directions instead of residuals as they are.
+        num_restarts: k-means++ starts of a level; the best is kept.
+        max_iterations: Lloyd steps of a start.
+        max_fit_items: Larger catalogues are fitted on a seeded sample of this size.
+        minibatch_above: From this many vectors on, mini-batch k-means takes the place of Lloyd's.
+        seed: Seed of sample and starts.
+    """
+
+    levels: int = 3
+    widths: tuple[int, ...] = ()
+    max_width: int = 1024
+    components: int = 128
+    whitening: float = 0.5
+    unit_residuals: bool = True
+    num_restarts: int = 3
+    max_iterations: int = 100
+    max_fit_items: int = 500_000
+    minibatch_above: int = 50_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.widths and len(self.widths) != self.levels:
+            raise ValueError(f"widths {self.widths} do not name one width for each of the {self.levels} levels.")
+        if not 0 <= self.whitening <= 1:
+            raise ValueError(f"whitening is a strength from 0 to 1, not {self.whitening}.")
+
+    def planned_widths(self, num_items: int) -> tuple[int, ...]:
+        """Width of each level for a catalogue of ``num_items``."""
+        return tuple(self.widths) or widths_for(num_items, levels=self.levels, max_width=self.max_width)
+
+
+def _directions(residual_NR: np.ndarray) -> np.ndarray:
+    norm_N1 = np.linalg.norm(residual_NR, axis=1, keepdims=True)
+    return np.where(norm_N1 > SMALLEST_NORM, residual_NR / np.maximum(norm_N1, SMALLEST_NORM), 0.0)
+
+
+def _nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
+    """Index of the nearest centroid; the lowest one among equals."""
+    centroids_KR = centroids_KR.astype(np.float64)
+    half_K = (centroids_KR**2).sum(1) / 2
+    found = [(half_K - points_NR[i : i + CHUNK] @ centroids_KR.T).argmin(1) for i in range(0, len(points_NR), CHUNK)]
+    return np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualKMeans:
+    """A fitted quantiser. Its arrays are float32, so that it encodes the same after being saved.
+
+    Attributes:
+        whitening: From embeddings to the quantiser's space and back.
+        centroids: K x R centroids of each level.
+        gains: Scale of each level's centroids in the residual; 1 where levels cluster residuals as they are.
+        unit_residuals: As in the config.
+    """
+
+    whitening: Whitening
+    centroids: tuple[np.ndarray, ...]
+    gains: tuple[float, ...]
+    unit_residuals: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Codes of each level."""
+        return tuple(len(c) for c in self.centroids)
+
+    def spec(self, version: str) -> SemanticIdSpec:
+        """The form of the semantic IDs that this quantiser gives."""
+        return SemanticIdSpec(self.widths, version)
+
+    def encode(self, x_ND: np.ndarray) -> np.ndarray:
+        """Codes of vectors, also of such that the quantiser has never seen.
+
+        Args:
+            x_ND: Embeddings.
+
+        Returns:
+            Codes of shape (N, L), int32.
+
+        Raises:
+            ValueError: If the vectors have another dimension than the fitted ones.
+        """
+        if x_ND.ndim != 2 or x_ND.shape[1] != len(self.whitening.mean_D):
+            raise ValueError(
+                f"The codebooks were fitted on vectors of {len(self.whitening.mean_D)} dimensions, not on "
+                f"shape {x_ND.shape}: the text encoder has changed, so run rebuild_clusters."
+            )
+        residual_NR = self.whitening.apply(x_ND)
+        codes = np.empty((len(x_ND), len(self.centroids)), np.int32)
+        for level, (centroids_KR, gain) in enumerate(zip(self.centroids, self.gains, strict=True)):
+            codes[:, level], residual_NR = self._step(residual_NR, centroids_KR, gain)
+        return codes
+
+    def _step(self, residual_NR: np.ndarray, centroids_KR: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray]:
+        code_N = _nearest(_directions(residual_NR) if self.unit_residuals else residual_NR, centroids_KR)
+        return code_N, residual_NR - gain * centroids_KR[code_N]
+
+    def decode(self, codes_NL: np.ndarray, *, levels: int | None = None) -> np.ndarray:
+        """Vectors that the first ``levels`` codes stand for (all by default), shape (N, D)."""
+        num_levels = len(self.centroids) if levels is None else levels
+        z_NR = np.zeros((len(codes_NL), self.centroids[0].shape[1]))
+        for level in range(num_levels):
+            z_NR += self.gains[level] * self.centroids[level][codes_NL[:, level]]
+        return self.whitening.invert(z_NR)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON arguments that `from_state` takes."""
+        arrays = {f"whitening.{f.name}": getattr(self.whitening, f.name) for f in dataclasses.fields(Whitening)}
+        arrays |= {f"centroids.{i}": c for i, c in enumerate(self.centroids)}
+        return arrays, {"gains": list(self.gains), "unit_residuals": self.unit_residuals}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> "ResidualKMeans":
+        """The quantiser that `state` described."""
+        whitening = Whitening(**{f.name: arrays[f"whitening.{f.name}"] for f in dataclasses.fields(Whitening)})
+        centroids = tuple(arrays[f"centroids.{i}"] for i in range(len(arguments["gains"])))
+        return cls(whitening, centroids, tuple(arguments["gains"]), arguments["unit_residuals"])
+
+
+def _fit_level(points_NR: np.ndarray, width: int, config: ResidualKMeansConfig, level: int) -> np.ndarray:
+    """Centroids of one level; fewer than ``width`` where there are fewer distinct points."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    width = min(width, len(points_NR))
+    common = {
+        "n_clusters": width,
+        "init": "k-means++",
+        "n_init": config.num_restarts,
+        "max_iter": config.max_iterations,
+        "random_state": config.seed + level,
+    }
+    big = len(points_NR) >= config.minibatch_above
+    model = (MiniBatchKMeans(batch_size=max(4096, 4 * width), **common) if big else KMeans(**common)).fit(points_NR)
+    centroids_KR = model.cluster_centers_.astype(np.float32)
+    return centroids_KR[np.unique(_nearest(points_NR, centroids_KR))]
+
+
+def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> ResidualKMeans:
+    """Fits the quantiser level by level.
+
+    The result depends on the order of the rows: give them by item id.
+
+    Args:
+        x_ND: Embeddings of the catalogue.
+        config: Knobs.
+
+    Raises:
+        ValueError: If there are no vectors, or some are not finite.
+    """
+    if not len(x_ND):
+        raise ValueError("There are no embeddings to learn codebooks from: materialize clusters/item_embeddings first.")
+    if not np.isfinite(x_ND).all():
+        raise ValueError("Some item embeddings are not finite: materialize clusters/item_embeddings again.")
+    widths = config.planned_widths(len(x_ND))
+    if len(x_ND) > config.max_fit_items:
+        rng = np.random.default_rng(config.seed)
+        x_ND = x_ND[np.sort(rng.choice(len(x_ND), config.max_fit_items, replace=False))]
+    # One thread, because k-means adds up in another order on several, and the codes would not be reproducible.
+    with threadpool_limits(1):
+        whitening = fit_whitening(x_ND, strength=config.whitening, components=config.components)
+        fitted = ResidualKMeans(whitening, (), (), config.unit_residuals)
+        residual_NR = whitening.apply(x_ND)
+        for level, width in enumerate(widths):
+            points_NR = _directions(residual_NR) if config.unit_residuals else residual_NR
+            centroids_KR = _fit_level(points_NR, width, config, level)
+            nearest_NR = centroids_KR[_nearest(points_NR, centroids_KR)].astype(np.float64)
+            # Least squares: the scale at which the level takes away most of the residual.
+            energy = float((nearest_NR**2).sum())
+            gain = float((residual_NR * nearest_NR).sum() / energy) if config.unit_residuals and energy else 1.0
+            fitted = dataclasses.replace(
+                fitted, centroids=(*fitted.centroids, centroids_KR), gains=(*fitted.gains, gain)
+            )
+            residual_NR = fitted._step(residual_NR, centroids_KR, gain)[1]
+    return fitted

@@ -1,0 +1,1 @@
+"""Composition root: definitions, resource instances, jobs, schedules, sensors and the ledger."""

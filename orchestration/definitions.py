@@ -1,0 +1,34 @@
+"""The composition root: the lineage, its checks, jobs, schedules and sensors, and the configured resources."""
+
+import dagster as dg
+
+import assets
+from orchestration.quiet import be_quiet
+from orchestration.settings import Settings
+from orchestration.stamping import stamp
+
+be_quiet()
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The code location ``belvedere``."""
+    from orchestration.jobs import JOBS
+    from orchestration.resources.choice import resources
+    from orchestration.schedules import schedules
+    from orchestration.sensors import sensors
+
+    settings = Settings()
+    add = stamp(settings)
+    loaded = [
+        a.map_asset_specs(add) for a in dg.load_assets_from_package_module(assets) if isinstance(a, dg.AssetsDefinition)
+    ]
+    return dg.Definitions(
+        assets=dg.with_source_code_references(loaded),
+        asset_checks=dg.load_asset_checks_from_package_module(assets),
+        jobs=JOBS,
+        schedules=schedules(JOBS, settings),
+        sensors=sensors(settings),
+        resources=resources(settings),
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,68 @@
+"""The choice of twins: settings in, one resource instance a system out."""
+
+import dagster as dg
+
+from orchestration.resources.dataset import ConfiguredDataset
+from orchestration.resources.features import features_twin
+from orchestration.resources.language_model import language_model_twin
+from orchestration.resources.ledger import ledger_twin
+from orchestration.resources.ray_jobs import LocalRayJobs, SubmittedRayJobs
+from orchestration.resources.tables import LocalTables, ObjectStorageTables
+from orchestration.resources.text_encoder import FolderTextEncoder, PackagedTextEncoder
+from orchestration.resources.tracking import tracking_twin
+from orchestration.settings import Settings
+
+
+def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """Returns every resource that the lineage needs, by the name that assets use."""
+    remote_tables = "://" in settings.warehouse
+    return {
+        "dataset": ConfiguredDataset(source=settings.dataset, split=settings.split),
+        "tables": (
+            ObjectStorageTables(
+                warehouse_root=settings.warehouse,
+                artifact_root=settings.artifacts,
+                storage_options=settings.storage_options,
+            )
+            if remote_tables
+            else LocalTables(warehouse_root=settings.warehouse, artifact_root=settings.artifacts)
+        ),
+        "ray_jobs": (
+            SubmittedRayJobs(
+                address=settings.ray_jobs_address, train_workers=settings.train_workers, train_gpu=settings.train_gpu
+            )
+            if settings.ray_jobs_address
+            else LocalRayJobs(
+                address=settings.ray_address,
+                num_cpus=settings.ray_cpus,
+                train_workers=settings.train_workers,
+                train_gpu=settings.train_gpu,
+            )
+        ),
+        "tracking": tracking_twin(settings.mlflow_tracking_uri, settings.mlflow_artifacts, settings.mlflow_ui),
+        "ledger": ledger_twin(settings.ledger_url),
+        "text_encoder": (
+            FolderTextEncoder(folder=settings.text_encoder, device=settings.text_encoder_device)
+            if settings.text_encoder
+            else PackagedTextEncoder(device=settings.text_encoder_device)
+        ),
+        "language_model": language_model_twin(
+            base_url=settings.llm_base_url,
+            model=settings.llm_model,
+            revision=settings.llm_revision,
+            api_key=settings.llm_api_key.get_secret_value(),
+            device=settings.llm_device,
+            cache_dir=f"{settings.home}/models",
+            max_in_flight=settings.llm_max_in_flight,
+            usd_per_million_prompt_tokens=settings.llm_usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=settings.llm_usd_per_million_completion_tokens,
+            persona_token_budget=settings.persona_token_budget,
+        ),
+        "features": features_twin(
+            online_path=f"{settings.home}/feast/online.db",
+            redis=settings.feast_redis,
+            registry_url=settings.feast_registry_url,
+            offline_root=settings.feast_offline,
+            storage_options=settings.storage_options,
+        ),
+    }

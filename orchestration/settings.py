@@ -1,0 +1,135 @@
+"""The one settings object. Environment variables ``BELVEDERE_*`` choose; nothing else reads the environment."""
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop and production. Every default is the embedded one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BELVEDERE_", extra="forbid", env_file=".env", env_file_encoding="utf-8"
+    )
+
+    home: Path = pydantic.Field(Path(".belvedere"), description="Folder of everything that the embedded twins keep.")
+    dataset: str = pydantic.Field(
+        "", description="Reader and location, e.g. `contract:/data/shop`; MovieLens-100K below `home` by default."
+    )
+    split: Literal["global_time", "leave_one_out"] = pydantic.Field(
+        "global_time", description="The split in force: `global_time` or `leave_one_out`."
+    )
+    first_day: dt.date | None = pydantic.Field(
+        None, description="First day of the daily partitions; that of the surveyed dataset by default."
+    )
+    last_day: dt.date | None = pydantic.Field(
+        None, description="Last day of the daily partitions; open by default unless the dataset is historical."
+    )
+
+    warehouse: str = pydantic.Field("", description="Root of the Delta tables: a folder or `s3://bucket/prefix`.")
+    artifacts: str = pydantic.Field("", description="Root of checkpoints and models: a folder or `s3://...`.")
+    storage_options: dict[str, str] = pydantic.Field(
+        default_factory=dict, description="Credentials of the object storage, as JSON."
+    )
+
+    ray_address: str = pydantic.Field("", description="`host:6379` of a running Ray cluster; empty starts a local one.")
+    ray_jobs_address: str = pydantic.Field(
+        "", description="`http://host:8265`: submit jobs there through Pipes instead of running them in the step."
+    )
+    ray_cpus: int = pydantic.Field(2, ge=1, description="CPUs of the local Ray cluster.")
+
+    dagster_postgres_url: str = pydantic.Field(
+        "", description="`postgresql+psycopg2://...` of Dagster's storage; SQLite by default."
+    )
+    dagster_ui: str = pydantic.Field(
+        "http://127.0.0.1:3000", description="Address of the Dagster UI, for links in alerts."
+    )
+    mlflow_tracking_uri: str = pydantic.Field(
+        "", description="MLflow server or database; SQLite below `home` by default."
+    )
+    mlflow_artifacts: str = pydantic.Field(
+        "", description="Artifact root of new MLflow experiments; below `home` by default."
+    )
+    mlflow_ui: str = pydantic.Field("http://127.0.0.1:5000", description="Address of the MLflow UI, for links.")
+    ledger_url: str = pydantic.Field("", description="SQLAlchemy URL of the ledger; SQLite below `home` by default.")
+    feast_registry_url: str = pydantic.Field("", description="SQLAlchemy URL of Feast's registry; SQLite by default.")
+    feast_redis: str = pydantic.Field("", description="`host:port` of the Redis online store; SQLite by default.")
+    feast_offline: str = pydantic.Field("", description="Root of the published views; below `home` by default.")
+
+    llm_base_url: str = pydantic.Field("", description="OpenAI-compatible endpoint, e.g. `http://vllm:8000/v1`.")
+    llm_model: str = pydantic.Field(
+        "", description="Model name there, or a Hugging Face checkpoint folder; SmolLM2 by default."
+    )
+    llm_api_key: pydantic.SecretStr = pydantic.Field(pydantic.SecretStr(""), description="Key of the endpoint.")
+    llm_revision: str = pydantic.Field(
+        "", description="Revision of what the endpoint serves; change it when the weights change."
+    )
+    llm_max_in_flight: int = pydantic.Field(16, ge=1, description="Concurrent requests to the endpoint.")
+    llm_usd_per_million_prompt_tokens: float = pydantic.Field(
+        0.0, ge=0, description="Price of the endpoint's prompt tokens."
+    )
+    llm_usd_per_million_completion_tokens: float = pydantic.Field(
+        0.0, ge=0, description="Price of its completion tokens."
+    )
+    llm_device: str = pydantic.Field("cpu", description="Device of the in-process model: `cpu` or `cuda`.")
+    persona_token_budget: int = pydantic.Field(
+        50_000, ge=0, description="Tokens that all personas may cost; about 1,300 a user with SmolLM2."
+    )
+    text_encoder: str = pydantic.Field(
+        "", description="Folder of a sentence-transformers checkpoint; MiniLM-L6 by default."
+    )
+    text_encoder_device: str = pydantic.Field("cpu", description="Device of the text encoder: `cpu` or `cuda`.")
+    train_workers: int = pydantic.Field(1, ge=0, description="Ray Train workers; 0 trains in the step's own process.")
+    train_gpu: bool = pydantic.Field(False, description="Whether training workers get a GPU each.")
+
+    alert_webhook: str = pydantic.Field(
+        "", description="URL that alerts are posted to; a file below `home` by default."
+    )
+    runbook_base: str = pydantic.Field(
+        "https://github.com/belvedere-mlops/belvedere/blob/main/docs/how-to", description="Where the runbook pages are."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _fill(self) -> "Settings":
+        self.home = self.home.expanduser().resolve()
+        h = self.home
+        self.dataset = self.dataset or self.default_dataset
+        self.warehouse = self.warehouse or f"{h}/warehouse"
+        self.artifacts = self.artifacts or f"{h}/artifacts"
+        self.mlflow_tracking_uri = self.mlflow_tracking_uri or f"sqlite:///{h}/mlflow/mlflow.db"
+        self.mlflow_artifacts = self.mlflow_artifacts or f"file://{h}/mlflow/artifacts"
+        self.ledger_url = self.ledger_url or f"sqlite:///{h}/ledger.db"
+        self.feast_registry_url = self.feast_registry_url or f"sqlite:///{h}/feast/registry.db"
+        self.feast_offline = self.feast_offline or f"{h}/feast/offline"
+        return self
+
+    @property
+    def default_dataset(self) -> str:
+        """MovieLens-100K, where `make run` puts it."""
+        return f"recbole:{self.home}/datasets/ml-100k"
+
+    @property
+    def survey_file(self) -> Path:
+        """Where the survey of the dataset (first and last day) is kept."""
+        return self.home / "dataset.json"
+
+    def days(self) -> tuple[dt.date, dt.date | None]:
+        """First day, and exclusive end (None: open), of the daily partitions.
+
+        Set days win; then the survey's; then the last thirty days.
+        """
+        surveyed: dict[str, str] = {}
+        if self.survey_file.exists():
+            kept = json.loads(self.survey_file.read_text())
+            surveyed = kept if kept.get("dataset") == self.dataset else {}
+        today = dt.datetime.now(dt.UTC).date()
+        first = self.first_day or (
+            dt.date.fromisoformat(surveyed["first_day"]) if surveyed else today - dt.timedelta(days=30)
+        )
+        last = self.last_day or (dt.date.fromisoformat(surveyed["last_day"]) if surveyed else None)
+        historical = last is not None and (self.last_day is not None or (today - last).days > 365)
+        return first, (last + dt.timedelta(days=1)) if historical and last else None

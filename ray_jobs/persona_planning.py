@@ -1,0 +1,173 @@
+"""Which users get a persona, and what the model is asked for each: tables in, plan out. Nothing is paid here."""
+
+import json
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.identity import version_of
+from models.personas.exploration import ExplorationConfig, find_candidates, relatedness
+from models.personas.interests import InterestConfig, eligible_users, find_interests
+from ray_jobs.persona_prompts import Anchor, Interest, Request, estimated_tokens
+from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
+from ray_jobs.tables.interactions import ITEMS, SPLITS
+from ray_jobs.warehouse import Warehouse
+
+PLAN_SCHEMA = pl.Schema(
+    {
+        "user_id": pl.String(),
+        "num_events": pl.Int64(),
+        "last_event": pl.Datetime("us", "UTC"),
+        "content_key": pl.String(),
+        "request": pl.String(),
+        "tokens": pl.Int64(),
+    }
+)
+
+
+class Plan(NamedTuple):
+    """Users within the budget, the most active first.
+
+    Attributes:
+        users: Columns ``user_id``, ``num_events``, ``last_event``, ``content_key``, ``request`` (JSON), ``tokens``.
+        interests: As `find_interests` returns them.
+        candidates: As `find_candidates` returns them.
+        num_users: Users with any event.
+        num_eligible: Users with enough history.
+        num_over_budget: Eligible users that the budget leaves out.
+    """
+
+    users: pl.DataFrame
+    interests: pl.DataFrame
+    candidates: pl.DataFrame
+    num_users: int
+    num_eligible: int
+    num_over_budget: int
+
+
+def _frame(warehouse: Warehouse, table: Any, columns: list[str], filters: Any = None) -> pl.DataFrame:
+    frame = pl.from_arrow(warehouse.read(table, columns, filters))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def count_activity(warehouse: Warehouse) -> pl.DataFrame:
+    """Events and likes of every user, counted part by part: ``user_id``, ``events``, ``likes``."""
+    parts = []
+    for part in warehouse.batches(SPLITS, ["user_id", "label", "sampled"]):
+        frame = pl.DataFrame(part).filter(~pl.col("sampled"))
+        likes = (pl.col("label") == 1).sum().alias("likes")
+        parts.append(frame.group_by("user_id").agg(pl.len().alias("events"), likes))
+        if len(parts) > 32:
+            parts = [pl.concat(parts).group_by("user_id").sum()]
+    if not parts:
+        return pl.DataFrame(schema={"user_id": pl.String, "events": pl.UInt32, "likes": pl.UInt32})
+    return pl.concat(parts).group_by("user_id").sum().sort("user_id")
+
+
+def read_history(warehouse: Warehouse, user_ids: list[str]) -> pl.DataFrame:
+    """The events of some users, with the clusters of their items; events of items without a cluster have none."""
+    events = _frame(
+        warehouse,
+        SPLITS,
+        ["user_id", "item_id", "timestamp", "position", "value", "label", "sampled"],
+        pc.field("user_id").isin(pa.array(user_ids, pa.string())) & ~pc.field("sampled"),
+    )
+    liked = (pl.col("label") == 1).alias("liked")
+    events = events.select("user_id", "item_id", "timestamp", "position", "value", liked)
+    items = (
+        _frame(warehouse, SEMANTIC_IDS, ["item_id", "cluster"])
+        .join(_frame(warehouse, CLUSTER_PROFILES, ["cluster", "label"]), on="cluster")
+        .join(_frame(warehouse, ITEMS, ["item_id", "title"]), on="item_id")
+    )
+    return events.join(items, on="item_id", how="left")
+
+
+def _requests(interests: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, Request]:
+    anchors: dict[str, list[Anchor]] = {}
+    grouped = candidates.group_by("user_id", "anchor_cluster", maintain_order=True).agg("cluster", "label")
+    named = {
+        (user, cluster): label for user, cluster, label in interests.select("user_id", "cluster", "label").iter_rows()
+    }
+    for user, anchor, clusters, labels in grouped.iter_rows():
+        anchors.setdefault(user, []).append(
+            Anchor(cluster=anchor, label=named[user, anchor], candidates=clusters, candidate_labels=labels)
+        )
+    liked: dict[str, list[Interest]] = {}
+    for row in interests.iter_rows(named=True):
+        liked.setdefault(row["user_id"], []).append(
+            Interest(cluster=row["cluster"], label=row["label"], titles=row["evidence_titles"])
+        )
+    return {user: Request(interests=found, anchors=anchors.get(user, [])) for user, found in liked.items()}
+
+
+def make_plan(
+    warehouse: Warehouse,
+    *,
+    interests: InterestConfig,
+    exploration: ExplorationConfig,
+    token_budget: int,
+    max_new_tokens: int,
+    identity: dict[str, Any],
+) -> Plan:
+    """Plans the personas of the most active users that a token budget covers.
+
+    The budget is what the table costs when nothing is cached, so that the users in it do not depend on what was paid
+    before.
+
+    Args:
+        warehouse: Where splits, semantic IDs, profiles and items are.
+        interests: Knobs of the interests.
+        exploration: Knobs of the explorations.
+        token_budget: Tokens, estimated.
+        max_new_tokens: Token limit of an answer.
+        identity: Whatever else decides the text: prompts, model, parameters.
+    """
+    activity = count_activity(warehouse)
+    eligible = eligible_users(activity, interests)
+    # No user costs less than this, so more users need not be read.
+    least = estimated_tokens(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]), max_new_tokens)
+    looked_at = eligible.head(token_budget // least)
+    history = read_history(warehouse, looked_at["user_id"].to_list())
+    placed = history.drop_nulls("cluster")
+    found = find_interests(placed, interests)
+    profiles = _frame(warehouse, CLUSTER_PROFILES, ["cluster", "label", "items", "centroid"])
+    related = relatedness(profiles.sort("cluster"), exploration)
+    candidates = find_candidates(found, placed.select("user_id", "cluster"), related, exploration)
+    requests = _requests(found, candidates)
+    last = dict(history.group_by("user_id").agg(pl.col("timestamp").max()).iter_rows())
+    rows: list[dict[str, Any]] = []
+    spent = num_considered = 0
+    for user, events in looked_at.select("user_id", "events").iter_rows():
+        request = requests.get(user)
+        if request is None:
+            num_considered += 1
+            continue
+        tokens = estimated_tokens(request, max_new_tokens)
+        if spent + tokens > token_budget:
+            break
+        spent += tokens
+        num_considered += 1
+        rows.append(
+            {
+                "user_id": user,
+                "num_events": events,
+                "last_event": last[user],
+                "tokens": tokens,
+                "content_key": version_of(request=request.model_dump(), **identity),
+                "request": json.dumps(request.model_dump(), sort_keys=True),
+            }
+        )
+    users = pl.DataFrame(rows, schema=PLAN_SCHEMA)
+    without_interest = num_considered - len(rows)
+    kept = users.select("user_id")
+    return Plan(
+        users,
+        found.join(kept, on="user_id", how="semi", maintain_order="left"),
+        candidates.join(kept, on="user_id", how="semi", maintain_order="left"),
+        activity.height,
+        eligible.height - without_interest,
+        eligible.height - num_considered,
+    )

@@ -1,0 +1,109 @@
+"""What rankers read of the warehouse: feature rows of the training set by column, and the catalogue."""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.ranking.examples import COUNTS, MEANS, index_of, token_matrix
+from ray_jobs.tables.captions import CAPTION_TOKENS
+from ray_jobs.tables.features import TRAINING_SET
+from ray_jobs.tables.interactions import ITEMS
+from ray_jobs.warehouse import Warehouse
+
+TOKENS, SUMMARY = "tokens", "summary"
+RECENT = ("user_recent_item_ids", "user_recent_labels")
+IDENTITY = ("example_id", "event_timestamp", "label", "sampled", "split", "position")
+INPUTS: dict[str, tuple[str, ...]] = {TOKENS: ("item_token_ids",), SUMMARY: ("user_summary", "user_summary_scales")}
+
+# Where Feast serves each column of the training set.
+FEATURE_REFS = {
+    "item_num_events": "item_popularity:num_events",
+    "item_num_likes": "item_popularity:num_likes",
+    "item_mean_value": "item_popularity:mean_value",
+    "item_token_ids": "item_captions:token_ids",
+    "user_num_events": "user_activity:num_events",
+    "user_num_likes": "user_activity:num_likes",
+    "user_mean_value": "user_activity:mean_value",
+    "user_recent_item_ids": "user_activity:recent_item_ids",
+    "user_recent_labels": "user_activity:recent_labels",
+    "user_summary": "user_vista:summary",
+    "user_summary_scales": "user_vista:scales",
+}
+
+
+def feature_refs(kind: str, inputs: tuple[str, ...]) -> list[str]:
+    """Feast features (``view:feature``) that a ranker of this kind reads."""
+    read = {"popularity": ("item_num_events", "item_num_likes"), "item_knn": RECENT, "markov_chain": RECENT}
+    return [FEATURE_REFS[c] for c in read.get(kind, feature_columns(inputs)) if c in FEATURE_REFS]
+
+
+def feature_columns(inputs: tuple[str, ...]) -> list[str]:
+    """Columns that a ranker with these extra inputs reads, ids first."""
+    return ["user_id", "item_id", *COUNTS, *MEANS, *RECENT, *(c for name in inputs for c in INPUTS[name])]
+
+
+def read_examples(warehouse: Warehouse, inputs: tuple[str, ...], version: str | None = None) -> pa.Table:
+    """Feature rows of all splits, by user and then by place in the user's history.
+
+    Args:
+        warehouse: The warehouse.
+        inputs: Extra inputs, out of `INPUTS`.
+        version: Version of the training set that is expected.
+
+    Raises:
+        ValueError: If a split has no rows.
+    """
+    columns = [*IDENTITY, *feature_columns(inputs)]
+    data = warehouse.read(TRAINING_SET, columns=columns, expect_version=version)
+    for split in ("train", "valid", "test"):
+        if not pc.any(pc.equal(data["split"], split)).as_py():
+            raise ValueError(
+                f"The split {split} has no examples: give the dataset more events, or cut it by the other "
+                "rule (leave_one_out or global_time)."
+            )
+    return data.sort_by([("user_id", "ascending"), ("position", "ascending"), ("example_id", "ascending")])
+
+
+def of_split(data: pa.Table, split: str) -> pa.Table:
+    """Rows of one split."""
+    return data.filter(pc.equal(data["split"], split))
+
+
+class Items(NamedTuple):
+    """The catalogue.
+
+    Attributes:
+        ids: Items, sorted.
+        available_I: Microseconds since the epoch from when each could be shown.
+        tokens_IT: Caption tokens plus 1, with a row 0 for the unknown item; T = 0 without tokens.
+    """
+
+    ids: list[str]
+    available_I: np.ndarray
+    tokens_IT: np.ndarray
+
+
+def read_items(warehouse: Warehouse, with_tokens: bool, max_tokens: int) -> Items:
+    """Reads the catalogue, with caption tokens if asked for.
+
+    Args:
+        warehouse: The warehouse.
+        with_tokens: Whether to read `captions/caption_tokens`.
+        max_tokens: Tokens an item that are kept.
+    """
+    items = pl.DataFrame(warehouse.read(ITEMS, columns=["item_id", "available_from"])).sort("item_id")
+    ids = items["item_id"].to_list()
+    available = items["available_from"].to_physical().fill_null(np.iinfo(np.int64).min).to_numpy()
+    if not with_tokens:
+        return Items(ids, available, np.zeros((len(ids) + 1, 0), np.int64))
+    captions = warehouse.read(CAPTION_TOKENS, columns=["item_id", "token_ids"])
+    longest = pc.max(pc.list_value_length(captions["token_ids"])).as_py() or 1
+    width = max(1, min(max_tokens, longest))
+    tokens = np.zeros((len(ids) + 1, width), np.int64)
+    rows = index_of(captions["item_id"], pa.array(ids, pa.string()))
+    tokens[rows] = token_matrix(captions["token_ids"], width)
+    tokens[0] = 0
+    return Items(ids, available, tokens)

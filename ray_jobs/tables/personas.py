@@ -1,0 +1,90 @@
+"""Tables of the stage `personas`."""
+
+import pyarrow as pa
+
+from ray_jobs.tables.captions import TAKES_TOKENS
+from ray_jobs.tables.interactions import CREATED
+from ray_jobs.warehouse import TIMESTAMP, Column, Table
+
+VECTOR = pa.list_(pa.float32())
+INTERESTS = pa.list_(
+    pa.struct(
+        [
+            ("cluster", pa.int32()),
+            ("label", pa.string()),
+            ("share", pa.float64()),
+            ("evidence_item_ids", pa.list_(pa.string())),
+            ("evidence_titles", pa.list_(pa.string())),
+        ]
+    )
+)
+EXPLORATIONS = pa.list_(
+    pa.struct(
+        [("cluster", pa.int32()), ("label", pa.string()), ("anchor_cluster", pa.int32()), ("similarity", pa.float64())]
+    )
+)
+
+PERSONA_STORE = Table(
+    "personas/persona_store",
+    "one persona text that was paid for; append-only",
+    (
+        Column("content_key", pa.string(), "Digest of interests, prompt, model revision and parameters."),
+        Column("text", pa.string(), "The persona in natural language."),
+        Column("described", pa.list_(pa.int32()), "Clusters of the interests that the text describes."),
+        Column("explored", pa.list_(pa.int32()), "Clusters that the model chose to explore."),
+        Column("anchors", pa.list_(pa.int32()), "The interest next to which each of them was chosen."),
+        Column("attempts", pa.int32(), "Calls that it took."),
+        *TAKES_TOKENS,
+        CREATED,
+    ),
+    primary_key=("content_key",),
+)
+
+PERSONA_DEAD_LETTERS = Table(
+    "personas/dead_letters",
+    "one content of which no attempt made a usable text",
+    (
+        Column("content_key", pa.string(), "As in the store."),
+        Column("reason", pa.string(), "Reason code of the last attempt, e.g. `repetition`, `too_short`."),
+        Column("detail", pa.string(), "One sentence."),
+        Column("attempts", pa.int32(), "Calls made."),
+        *TAKES_TOKENS,
+        CREATED,
+    ),
+    primary_key=("content_key",),
+)
+
+PERSONA_COVERAGE = Table(
+    "personas/coverage",
+    "how many users have a persona, and why the others have none",
+    (
+        Column("users", pa.int64(), "Users with any event."),
+        Column("users_too_little_history", pa.int64(), "Too few events or likes, or no interest with enough items."),
+        Column("users_eligible", pa.int64(), "Users with enough history."),
+        Column("users_written", pa.int64(), "Users with a persona."),
+        Column("users_failed", pa.int64(), "Users of whom no usable text could be made."),
+        Column("users_over_budget", pa.int64(), "Users with enough history that the token budget left out."),
+        Column("token_budget", pa.int64(), "Tokens that the table may cost when nothing is cached."),
+        Column("tokens_planned", pa.int64(), "Estimated tokens of the users within the budget."),
+        CREATED,
+    ),
+    primary_key=(),
+)
+
+USER_PERSONAS = Table(
+    "personas/user_personas",
+    "one user with enough history and within the token budget",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("content_key", pa.string(), "Its text in the store."),
+        Column("persona", pa.string(), "The persona in natural language.", pii=True),
+        Column("interests", INTERESTS, "Existing interests, strongest first, each grounded in items of the history."),
+        Column("explorations", EXPLORATIONS, "Novel interests: clusters that the history never touched."),
+        Column("embedding", VECTOR, "Unit-length text embedding of the persona."),
+        Column("num_events", pa.int64(), "Events of the user that the persona saw."),
+        Column("persona_version", pa.string(), "Codebook version, prompt, model revision and parameters."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event that the persona saw, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+)

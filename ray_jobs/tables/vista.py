@@ -1,0 +1,47 @@
+"""Tables of the stage `vista`: trained models, and cached summary tokens of user histories."""
+
+import pyarrow as pa
+
+from ray_jobs.tables.interactions import CREATED
+from ray_jobs.warehouse import TIMESTAMP, Column, Table
+
+VISTA_MODELS = Table(
+    "vista/summarizer",
+    "the trained model in force (older ones: MLflow, and earlier versions of the table)",
+    (
+        Column("model_version", pa.string(), "Version of the training: inputs, parameters, code."),
+        Column("artifact", pa.string(), "Artifact with weights, constructor, preprocessing and history."),
+        Column("valid_auc", pa.float64(), "AUC of the split `valid`; decided the best epoch."),
+        Column("valid_auc_low", pa.float64(), "Lower bound of its 95% interval over users."),
+        Column("valid_auc_high", pa.float64(), "Upper bound."),
+        Column("valid_logloss", pa.float64(), "Log loss of `valid`."),
+        Column("valid_examples", pa.int64(), "Examples of `valid`."),
+        Column("test_auc", pa.float64(), "AUC of the split `test`, computed once, for the record."),
+        Column("best_epoch", pa.int32(), "Epoch whose weights were kept, from 1."),
+        Column("epochs", pa.int32(), "Epochs in all."),
+        Column("num_parameters", pa.int64(), "Parameters of the network."),
+        Column("num_tokens", pa.int32(), "Summary tokens of a user."),
+        Column("width", pa.int32(), "Width of a token."),
+        Column("params", pa.string(), "Parameters and input versions, as a JSON object."),
+        Column("metrics", pa.string(), "Metrics and the history of all epochs, as a JSON object."),
+        Column("event_timestamp", TIMESTAMP, "Time of the newest event that training saw."),
+        CREATED,
+    ),
+    primary_key=("model_version",),
+)
+
+USER_SUMMARIES = Table(
+    "vista/user_summaries",
+    "one user's history up to one event, as summary tokens",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("num_events", pa.int64(), "Events that the user had by then; the summary saw the newest of them."),
+        Column("summary", pa.binary(), "int8 values, row-major, `num_tokens` x `width`."),
+        Column("scales", pa.list_(pa.float32()), "One scale a token: value = int8 x scale."),
+        Column("is_latest", pa.bool_(), "Whether this is the user's newest summary (the one served online)."),
+        Column("summary_version", pa.string(), "Model version and cache parameters."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id", "event_timestamp"),
+)

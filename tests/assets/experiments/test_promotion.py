@@ -1,0 +1,428 @@
+"""The stage `experiments`: candidates, gate, promotion and rollback against a real MLflow registry."""
+
+import dagster as dg
+import pytest
+
+from assets.experiments.assignment import assignment
+from assets.experiments.candidates import candidates
+from assets.experiments.challenger import challenger
+from assets.experiments.champion import champion
+from assets.experiments.checks import (
+    assignment_checks,
+    candidates_checks,
+    challenger_checks,
+    champion_checks,
+    gate,
+    promotion_recorded,
+    sample_ratio,
+)
+from assets.experiments.registry import Registry
+from orchestration.jobs.promote_model import PromoteConfig, promote_model
+from orchestration.jobs.rollback_model import RollbackConfig, rollback_model
+from orchestration.ledger.database import ready_engine
+from orchestration.resources.ledger import ledger_twin
+from orchestration.resources.ray_jobs import LocalRayJobs
+from orchestration.resources.tracking import ServerTracking
+from ray_jobs.tables.experiments import (
+    ASSIGNED_USERS,
+    ASSIGNMENT,
+    CHALLENGER,
+    CHAMPION,
+    EXPERIMENT_CANDIDATES,
+)
+from tests.assets.experiments.seeding import seed_rankers
+from tests.factories import seed_interactions
+
+CHAIN = [candidates, challenger, champion]
+CHECKS = [
+    candidates_checks,
+    challenger_checks,
+    champion_checks,
+    gate,
+    promotion_recorded,
+    assignment_checks,
+    sample_ratio,
+]
+SKILLS = {"popularity": 0.2, "dlrm": 0.8}
+
+
+@pytest.fixture
+def platform(tables, tracking, tmp_path, ray_cluster):
+    """Every resource that the stage needs, embedded."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    yield {"tables": tables, "tracking": tracking, "ledger": ledger_twin(url), "ray_jobs": LocalRayJobs()}
+    ready_engine(url).dispose()
+    ready_engine.cache_clear()
+
+
+@pytest.fixture
+def instance():
+    """In memory: what is recorded of runs is not what these tests look at."""
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def night(platform, instance, **more):
+    return dg.materialize(
+        [*CHAIN, gate, promotion_recorded],
+        resources=platform,
+        instance=instance,
+        raise_on_error=False,
+        **more,
+    )
+
+
+def said(result, name):
+    [event] = result.asset_materializations_for_node(f"experiments__{name}")
+    return {k: v.value for k, v in event.metadata.items()}
+
+
+def row(platform):
+    return platform["tables"].read(CHALLENGER).to_pylist()[0]
+
+
+def aliases(platform):
+    client = platform["tracking"].connect("ranking").MlflowClient()
+    found = client.search_registered_models("name = 'ranker'")
+    return (
+        {
+            alias: client.get_model_version("ranker", str(v)).tags["candidate"]
+            + "@"
+            + client.get_model_version("ranker", str(v)).tags["candidate_version"]
+            for alias, v in found[0].aliases.items()
+        }
+        if found
+        else {}
+    )
+
+
+def launch(job, platform, instance, op, config):
+    return job.execute_in_process(
+        resources=platform, instance=instance, raise_on_error=False, run_config=dg.RunConfig(ops={op: config})
+    )
+
+
+def back(platform, instance, **config):
+    return launch(rollback_model, platform, instance, "move_champion_back", RollbackConfig(**config))
+
+
+def why(result):
+    event = next(e for e in result.all_events if e.is_step_failure)
+    data = event.step_failure_data
+    return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
+
+
+def test_the_first_champion_is_promoted_and_the_second_night_does_nothing(platform, instance):
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS)
+    result = night(platform, instance)
+    assert result.success
+    assert row(platform)["decision"] == "promote" and row(platform)["champion"] is None
+    assert aliases(platform) == {"champion": "dlrm@v1"}
+    [move] = platform["ledger"].promotions()
+    assert (move.kind, move.before, move.after.label, move.forced) == ("promote", None, "dlrm@v1", False)
+    assert all(r["ok"] for r in move.report["rules"]) and move.dagster_run_id == result.run_id
+    assert {c.name: c.status for c in platform["ledger"].candidates()} == {
+        "dlrm": "promoted",
+        "popularity": "candidate",
+    }
+    client = platform["tracking"].connect("ranking").MlflowClient()
+    version = client.get_model_version_by_alias("ranker", "champion")
+    assert version.tags["validation"] == "passed" and "beats floor" in version.tags["gate_report"]
+    assert client.get_run(version.run_id).data.tags["status"] == "promoted"
+    again = night(platform, instance)
+    assert again.success
+    assert all(
+        said(again, name)["unchanged"] and said(again, name)["table_commits"] == 0
+        for name in ("candidates", "challenger", "champion")
+    )
+    assert len(platform["ledger"].promotions()) == 1
+
+
+def test_serving_loads_the_champion_by_one_name(platform, instance):
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS)
+    night(platform, instance)
+    mlflow = platform["tracking"].connect("ranking")
+    assert mlflow.artifacts.load_dict("models:/ranker@champion/constructor.json") == {"name": "dlrm"}
+
+
+def first_champion(platform, instance):
+    """dlrm@v1 serves."""
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS)
+    assert night(platform, instance).success
+    assert aliases(platform) == {"champion": "dlrm@v1"}
+
+
+def second_champion(platform, instance):
+    """dlrm@v1 served, and a better one that came the next night serves now."""
+    first_champion(platform, instance)
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
+    assert night(platform, instance).success
+    assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
+
+
+def test_a_better_one_takes_over_and_the_old_one_stays_at_hand(platform, instance):
+    second_champion(platform, instance)
+    first, second = platform["ledger"].promotions()
+    assert second.before == first.after == second.previous
+    assert row(platform)["gain_low"] > 0 and row(platform)["champion"] == "dlrm"
+    shown = {r["alias"]: r["candidate"] for r in platform["tables"].read(CHAMPION).to_pylist()}
+    assert shown == {"champion": "wide", "previous": "dlrm"}
+    again = night(platform, instance)
+    assert said(again, "challenger")["unchanged"] and said(again, "champion")["unchanged"]
+
+
+@pytest.mark.parametrize(
+    ("skills", "lucky", "bias", "decision"),
+    [
+        ({"popularity": 0.8, "dlrm": 0.2}, (), 0.0, "keep"),
+        ({"popularity": 0.5, "dlrm": 0.5}, (), 0.0, "keep"),
+        ({"popularity": 0.2, "dlrm": 0.8}, ("dlrm",), 0.0, "reject"),
+        ({"popularity": 0.2, "dlrm": 0.8}, (), 0.8, "reject"),
+    ],
+)
+def test_what_the_evidence_does_not_carry_is_not_promoted(platform, instance, skills, lucky, bias, decision):
+    seed_rankers(platform["tables"], platform["tracking"], skills, lucky=lucky, bias=bias)
+    result = night(platform, instance)
+    kept = decision == "keep"
+    assert (row(platform)["decision"], result.success) == (decision, kept)
+    assert platform["ledger"].promotions() == [] and "champion" not in aliases(platform)
+    evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == "gate")
+    assert evaluation.passed is kept and evaluation.description == row(platform)["reason"]
+    assert bool(result.asset_materializations_for_node("experiments__champion")) is kept
+    assert {c.name: c.status for c in platform["ledger"].candidates()}["dlrm"] == ("candidate" if kept else "rejected")
+    assert aliases(platform) == ({} if kept else {"challenger": "dlrm@v1"})
+    before = platform["tables"].version(CHALLENGER)
+    night(platform, instance)
+    assert platform["tables"].version(CHALLENGER) == before, "a decision stands until there is something new"
+
+
+def test_one_that_was_refused_is_not_put_to_the_test_again(platform, instance):
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS, lucky=("dlrm",))
+    assert not night(platform, instance).success
+    # Another candidate is trained; the refused one is still best on validation.
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"markov": 0.3}, lucky=("dlrm",))
+    assert night(platform, instance).success
+    assert row(platform)["decision"] == "keep" and "decided against before" in row(platform)["reason"]
+
+
+def test_every_asset_passes_its_checks(platform, instance):
+    seed_interactions(platform["tables"])
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS)
+    result = dg.materialize([*CHAIN, assignment, *CHECKS], resources=platform, instance=instance, raise_on_error=False)
+    assert result.success
+    failed = [(e.asset_key, e.check_name, e.description) for e in result.get_asset_check_evaluations() if not e.passed]
+    assert failed == [] and len(result.get_asset_check_evaluations()) == 15
+    assert "gains" in said(result, "challenger") and "history" in said(result, "champion")
+    again = dg.materialize([*CHAIN, assignment], resources=platform, instance=instance)
+    assert all(said(again, n)["unchanged"] for n in ("candidates", "challenger", "champion", "assignment"))
+
+
+def test_a_candidate_without_floor_to_compare_is_refused_in_a_sentence(platform, instance):
+    seed_rankers(platform["tables"], platform["tracking"], {"dlrm": 0.8})
+    result = night(platform, instance)
+    assert not result.success
+    assert "needs the floor popularity among the candidates (dlrm): materialize ranking/popularity." in why(result)
+
+
+def test_a_lost_ledger_finds_candidates_and_champion_again(platform, instance, tmp_path):
+    first_champion(platform, instance)
+    url = f"sqlite:///{tmp_path}/other.db"
+    other = ledger_twin(url)
+    result = night(platform | {"ledger": other}, instance)
+    assert result.success and said(result, "candidates")["new_candidates"] == 2
+    assert [m.after.label for m in other.promotions()] == ["dlrm@v1"]
+    ready_engine(url).dispose()
+
+
+def test_promotion_and_rollback_refuse_in_one_sentence_while_mlflow_is_down(platform, instance):
+    second_champion(platform, instance)
+    down = ServerTracking(tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(dg.Failure, match="Promotion is refused because MLflow does not answer; nothing was changed."):
+        Registry(down)
+    result = back(platform | {"tracking": down}, instance)
+    assert not result.success and why(result).startswith("Promotion is refused because MLflow does not answer")
+    assert len(platform["ledger"].promotions()) == 2 and aliases(platform)["champion"] == "wide@v1"
+
+
+def test_a_promotion_that_died_between_alias_and_record_is_finished(platform, instance, monkeypatch):
+    first_champion(platform, instance)
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
+    ledger_type = type(platform["ledger"])
+
+    def die(self, record):
+        raise ValueError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_type, "append_promotion", die)
+        assert not night(platform, instance).success
+    assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
+    assert len(platform["ledger"].promotions()) == 1
+    assert night(platform, instance).success
+    first, second = platform["ledger"].promotions()
+    assert (second.before, second.after.label) == (first.after, "wide@v1")
+    assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
+
+
+def test_rollback_takes_one_step_and_the_bad_model_does_not_come_back(platform, instance):
+    second_champion(platform, instance)
+    result = back(platform, instance, reason="it answers too slowly")
+    assert result.success
+    assert aliases(platform) == {"champion": "dlrm@v1"}
+    move = platform["ledger"].promotions()[-1]
+    assert (move.kind, move.before.label, move.after.label, move.reason) == (
+        "rollback",
+        "wide@v1",
+        "dlrm@v1",
+        "it answers too slowly",
+    )
+    assert {c.name: (c.status, c.status_reason) for c in platform["ledger"].candidates()}["wide"] == (
+        "rejected",
+        "rolled back: it answers too slowly",
+    )
+    shown = {r["alias"]: r["candidate"] for r in platform["tables"].read(CHAMPION).to_pylist()}
+    assert shown == {"champion": "dlrm"}
+    assert result.asset_materializations_for_node("move_champion_back")[0].asset_key == dg.AssetKey(
+        ["experiments", "champion"]
+    )
+    # The next night the same model is still the best one on paper.
+    assert night(platform, instance).success
+    assert row(platform)["decision"] == "keep" and "too slowly" in row(platform)["reason"]
+    assert aliases(platform) == {"champion": "dlrm@v1"}
+
+
+def test_a_second_rollback_is_refused_unless_the_version_is_named(platform, instance):
+    second_champion(platform, instance)
+    assert back(platform, instance, reason="it answers too slowly").success
+    again = back(platform, instance, reason="and again")
+    assert not again.success
+    assert "no previous model to roll back to" in why(again) and "it answers too slowly" in why(again)
+    assert back(platform, instance, reason="it was the network", to_version="2").success
+    assert aliases(platform) == {"champion": "wide@v1"}
+    assert "champion already" in why(back(platform, instance, reason="once more", to_version="2"))
+    assert "no version 99" in why(back(platform, instance, reason="a typing error", to_version="99"))
+    assert [m.kind for m in platform["ledger"].promotions()] == ["promote", "promote", "rollback", "rollback"]
+
+
+def test_rollback_without_a_champion_is_refused(platform, instance):
+    assert "never been a champion" in why(back(platform, instance))
+
+
+def test_an_alias_moved_by_hand_is_noticed_and_mended_by_name(platform, instance):
+    second_champion(platform, instance)
+    client = platform["tracking"].connect("ranking").MlflowClient()
+    client.set_registered_model_alias("ranker", "champion", "1")
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97, "deep": 0.999})
+    result = night(platform, instance)
+    assert not result.success and "somebody moved it by hand" in why(result)
+    assert back(platform, instance, reason="version 1 shall serve", to_version="1").success
+    assert night(platform, instance).success and aliases(platform)["champion"] == "deep@v1"
+
+
+def promote(platform, instance, **config):
+    return launch(promote_model, platform, instance, "put_to_the_gate", PromoteConfig(**config))
+
+
+def test_a_named_candidate_passes_the_gate_or_is_refused_or_is_forced_on_the_record(platform, instance):
+    first_champion(platform, instance)
+    refused = promote(platform, instance, candidate="popularity", reason="I like it")
+    assert not refused.success and "Set force" in why(refused) and "beats champion dlrm@v1" in why(refused)
+    assert aliases(platform) == {"champion": "dlrm@v1"}
+    assert promote(platform, instance, candidate="popularity", reason="an incident", force=True).success
+    assert aliases(platform) == {"champion": "popularity@v1", "previous": "dlrm@v1"}
+    move = platform["ledger"].promotions()[-1]
+    assert move.forced and move.reason == "an incident" and move.report["decision"] == "reject"
+    assert promote(platform, instance, candidate="dlrm@v1", reason="the incident is over").success
+    assert not platform["ledger"].promotions()[-1].forced
+    assert aliases(platform)["champion"] == "dlrm@v1"
+    assert promote(platform, instance, candidate="dlrm", reason="twice is once").success
+    assert len(platform["ledger"].promotions()) == 3
+
+
+def test_an_unknown_candidate_is_refused_with_the_known_ones(platform, instance):
+    first_champion(platform, instance)
+    assert "name one of dlrm, popularity" in why(promote(platform, instance, candidate="dlmr", reason="a typing error"))
+    assert "none named" in why(promote(platform, instance))
+
+
+def test_the_launchpad_shows_every_knob_with_a_default():
+    for job, op, knobs in (
+        (rollback_model, "move_champion_back", {"reason", "to_version"}),
+        (promote_model, "put_to_the_gate", {"candidate", "reason", "force", "max_ece", "floor"}),
+    ):
+        fields = job.nodes_in_topological_order[0].definition.config_schema.config_type.fields
+        assert knobs <= set(fields) and all(fields[k].description for k in knobs)
+        assert job.run_config["ops"][op]["config"].keys() >= knobs
+        assert job.description
+
+
+def arms(platform):
+    return {r["arm"]: r for r in platform["tables"].read(ASSIGNMENT).to_pylist()}
+
+
+def assign_users(platform, instance, **config):
+    return dg.materialize(
+        [assignment, sample_ratio],
+        resources=platform,
+        instance=instance,
+        raise_on_error=False,
+        run_config=dg.RunConfig(ops={"experiments__assignment": {"config": config}}),
+    )
+
+
+def test_users_are_allocated_by_the_running_experiment_and_a_ramp_up_is_a_phase(platform, instance):
+    seed_interactions(platform["tables"], num_users=60, events_per_user=4)
+    assert assign_users(platform, instance).success
+    found = arms(platform)
+    assert {a: r["weight"] for a, r in found.items()} == {"control": 0.5, "treatment": 0.5}
+    assert sum(r["num_users"] for r in found.values()) == 60
+    assert not platform["tables"].warehouse().exists(ASSIGNED_USERS), "users are stored on request only"
+    assert said(assign_users(platform, instance), "assignment")["unchanged"]
+    assert assign_users(platform, instance, arms={"control": 0.2, "treatment": 0.8}, store_users=True).success
+    assert {r["phase"] for r in arms(platform).values()} == {2}
+    users = platform["tables"].read(ASSIGNED_USERS).to_pylist()
+    assert len({u["user_id"] for u in users}) == 60
+    counted = {arm: sum(u["arm"] == arm for u in users) for arm in ("control", "treatment")}
+    assert counted == {a: r["num_users"] for a, r in arms(platform).items()}
+    assert said(assign_users(platform, instance), "assignment")["unchanged"], (
+        "the defaults do not take the ramp-up back"
+    )
+    refused = assign_users(platform, instance, salt="another")
+    assert not refused.success and "another salt" in why(refused)
+
+
+def test_a_broken_assignment_is_flagged_and_blocks(platform, instance):
+    seed_interactions(platform["tables"], num_users=60, events_per_user=4)
+    assign_users(platform, instance)
+    rows = platform["tables"].read(ASSIGNMENT).to_pylist()
+    import pyarrow as pa
+
+    # Fault: 2 % of the second arm's users are dropped on their way to the log.
+    for r, count in zip(rows, (500_000, 490_000), strict=True):
+        r["num_users"], r["share"] = count, count / 990_000
+    platform["tables"].write(ASSIGNMENT, pa.Table.from_pylist(rows, ASSIGNMENT.schema), version="broken")
+    result = dg.materialize(
+        [assignment, sample_ratio],
+        resources=platform,
+        instance=instance,
+        raise_on_error=False,
+        selection=dg.AssetSelection.checks(sample_ratio),
+    )
+    [evaluation] = result.get_asset_check_evaluations()
+    assert not evaluation.passed and evaluation.metadata["p_value"].value < 0.001
+    assert "read no result of this experiment" in evaluation.description
+    assert not result.success, "the check blocks"
+
+
+def test_the_table_of_candidates_remembers_earlier_nights(platform, instance):
+    first_champion(platform, instance)
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS, version={"dlrm": "v2", "popularity": "v1"})
+    night(platform, instance)
+    kept = {
+        (r["candidate"], r["candidate_version"]): (r["status"], r["is_current"])
+        for r in platform["tables"].read(EXPERIMENT_CANDIDATES).to_pylist()
+    }
+    assert kept == {
+        ("dlrm", "v1"): ("promoted", False),
+        ("dlrm", "v2"): ("candidate", True),
+        ("popularity", "v1"): ("candidate", True),
+    }

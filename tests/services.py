@@ -1,0 +1,162 @@
+"""Real PostgreSQL and Redis for contract tests, started from Debian's binaries on free ports.
+
+Not by pytest-postgresql: PostgreSQL refuses to run as root, which containers and CI are, and the plug-in starts it
+as whoever runs the tests.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STARTS_WITHIN = 60.0
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args} does not listen on port {port}:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int, folder: Path) -> Iterator[None]:
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        _wait_for(port, process, log)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _postgres_binary(name: str) -> str:
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[-3]))
+    where = str(found[-1]) if found else shutil.which(name)
+    if where is None:
+        raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql (as .ci/run does).")
+    return where
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory) -> Iterator[str]:
+    """SQLAlchemy URL of the server, without driver and without a database's name."""
+    folder = tmp_path_factory.mktemp("postgres")
+    port = free_port()
+    as_owner: list[str] = []
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("postgres")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        for parent in folder.parents:
+            if parent.stat().st_uid == 0 and parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        as_owner = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    made = subprocess.run(
+        [
+            *as_owner,
+            _postgres_binary("initdb"),
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "belvedere",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        ],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    if made.returncode:
+        raise RuntimeError(f"initdb failed:\n{made.stderr[-2000:]}")
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "max_connections": "200",
+    }
+    command = [*as_owner, _postgres_binary("postgres"), "-D", str(folder / "data"), "-p", str(port)]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    with _running(command, port, folder):
+        yield f"postgresql://belvedere@127.0.0.1:{port}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server, request) -> Iterator[str]:
+    """URL of an empty database, ``postgresql://user@host:port/name``; put a driver after ``postgresql`` as you need."""
+    import psycopg
+
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    deadline = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            admin = psycopg.connect(f"{postgres_server}/postgres", autocommit=True)
+            break
+        except psycopg.OperationalError:  # It listens before it takes connections.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    with admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+        yield f"{postgres_server}/{name}"
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory) -> Iterator[int]:
+    """Port of the Redis server."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise RuntimeError("Redis is not installed: apt-get install redis-server (as .ci/run does).")
+    folder = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    command = [
+        binary,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
+    with _running(command, port, folder):
+        yield port
+
+
+@pytest.fixture
+def redis_port(redis_server) -> Iterator[int]:
+    """Port of an empty Redis."""
+    import redis
+
+    with redis.Redis(port=redis_server) as client:
+        client.flushall()
+        yield redis_server
+        client.flushall()
