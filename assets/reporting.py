@@ -8,9 +8,11 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
+from assets.features.plots import shares
 from ray_jobs.warehouse import Table
 
 SAMPLE_ROWS = 5
+PROFILED_ROWS = 10_000
 MAX_CELL = 60
 
 
@@ -48,6 +50,30 @@ def sample_markdown(table: Table, data: pa.Table) -> str:
     return "\n".join(lines)
 
 
+def profile_markdown(data: pa.Table) -> str:
+    """A plot of how often each column has a value."""
+    filled = {name: 1 - data[name].null_count / data.num_rows for name in data.column_names}
+    return shares(filled, f"share of {data.num_rows:,} rows that have a value")
+
+
+def _has_plot(metadata: dict[str, Any]) -> bool:
+    texts = (getattr(value, "md_str", value) for value in metadata.values())
+    return any(isinstance(text, str) and "data:image/png" in text for text in texts)
+
+
+def shown_before(version: str) -> dict[str, Any]:
+    """Samples, plots and links of the running asset's last materialization, if it has this very version.
+
+    The UI shows the newest materialization only, and one that found nothing to do has nothing of its own to show.
+    """
+    context = dg.AssetExecutionContext.get()
+    latest = context.instance.get_latest_materialization_event(context.asset_key)
+    said = latest.asset_materialization.metadata if latest and latest.asset_materialization else {}
+    if "version" not in said or said["version"].value != version:
+        return {}
+    return {n: v for n, v in said.items() if isinstance(v, dg.MarkdownMetadataValue | dg.UrlMetadataValue)}
+
+
 class Report:
     """Collects what one materialization says about itself.
 
@@ -76,7 +102,7 @@ class Report:
 
         Args:
             version: Data version: the table's version.
-            data: The rows written, for the sample; None when nothing was read.
+            data: The rows written, for sample and profile; None when they are not at hand: the first ones are read.
             num_rows: Row count when ``data`` is None.
             committed: Whether a table commit was made.
             metadata: More numbers and links; snake_case keys. Use ``llm_calls`` and ``training_runs`` for cost.
@@ -93,10 +119,22 @@ class Report:
         if data is not None:
             said["bytes"] = data.nbytes
             said["nulls"] = sum(column.null_count for column in data.columns)
-            said["sample"] = dg.MetadataValue.md(sample_markdown(self.table, data))
+        said |= metadata or {}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(version), metadata=said | (metadata or {}), check_results=check_results
+            data_version=dg.DataVersion(version), metadata=self._shown(data, said) | said, check_results=check_results
         )
+
+    def _shown(self, data: pa.Table | None, said: dict[str, Any]) -> dict[str, Any]:
+        """A sample and a plot, as far as the asset shows none of its own."""
+        if "sample" in said and _has_plot(said):
+            return {}
+        if data is None:
+            tables = dg.AssetExecutionContext.get().resources.tables
+            data = next(tables.warehouse().batches(self.table, num_rows=PROFILED_ROWS), None)
+        if data is None or not data.num_rows:
+            return {}
+        shown = {"sample": dg.MetadataValue.md(sample_markdown(self.table, data))}
+        return shown if _has_plot(said) else shown | {"profile": dg.MetadataValue.md(profile_markdown(data))}
 
     def unchanged(
         self,
@@ -106,7 +144,10 @@ class Report:
         check_results: list[dg.AssetCheckResult] | None = None,
     ) -> dg.MaterializeResult:
         """The materialization of a table that already holds ``version``: nothing was computed or written."""
-        rows = tables.warehouse().num_rows(self.table)
         return self.result(
-            version=version, num_rows=rows, committed=False, metadata=metadata, check_results=check_results
+            version=version,
+            num_rows=tables.warehouse().num_rows(self.table),
+            committed=False,
+            metadata=shown_before(version) | (metadata or {}),
+            check_results=check_results,
         )

@@ -13,6 +13,8 @@ from feature_repo.services import (
     ranker_dlrm_captions_v1,
     ranker_dlrm_v1,
     ranker_dlrm_vista_v1,
+    ranker_item_knn_v1,
+    ranker_markov_chain_v1,
     ranker_popularity_v1,
 )
 from feature_repo.views import (
@@ -26,7 +28,14 @@ from feature_repo.views import (
 
 ENTITIES: list[Entity] = [user, item]
 VIEWS: list[FeatureView] = [item_popularity, item_captions, item_semantic_ids, user_activity, user_persona, user_vista]
-SERVICES: list[FeatureService] = [ranker_popularity_v1, ranker_dlrm_v1, ranker_dlrm_captions_v1, ranker_dlrm_vista_v1]
+SERVICES: list[FeatureService] = [
+    ranker_popularity_v1,
+    ranker_item_knn_v1,
+    ranker_markov_chain_v1,
+    ranker_dlrm_v1,
+    ranker_dlrm_captions_v1,
+    ranker_dlrm_vista_v1,
+]
 
 
 def bound(publications: Mapping[str, Publication]) -> list[Any]:

@@ -1,15 +1,35 @@
-"""One FeatureService a ranker version: the contract between what a ranker was trained on and what it is served."""
+"""One FeatureService a ranker version: the contract between what a ranker was trained on and what it is served.
+
+Each lists exactly what its ranker reads. The version of generated content is among it, so that the ranker can refuse
+content that it was not trained on.
+"""
 
 from feast import FeatureService
 
 from feature_repo.owners import RANKING
-from feature_repo.views import item_captions, item_popularity, item_semantic_ids, user_activity, user_vista
+from feature_repo.views import item_captions, item_popularity, user_activity, user_vista
 
 ranker_popularity_v1 = FeatureService(
     name="ranker_popularity_v1",
-    features=[item_popularity],
+    features=[item_popularity[["num_events", "num_likes"]]],
     owner=RANKING,
     description="Ranks by popularity as of yesterday.",
+    tags={"owner": RANKING, "version": "1"},
+)
+
+ranker_item_knn_v1 = FeatureService(
+    name="ranker_item_knn_v1",
+    features=[user_activity[["recent_item_ids", "recent_labels"]]],
+    owner=RANKING,
+    description="Cosine neighbours of the user's recent likes.",
+    tags={"owner": RANKING, "version": "1"},
+)
+
+ranker_markov_chain_v1 = FeatureService(
+    name="ranker_markov_chain_v1",
+    features=[user_activity[["recent_item_ids", "recent_labels"]]],
+    owner=RANKING,
+    description="Transition counts from the user's last item.",
     tags={"owner": RANKING, "version": "1"},
 )
 
@@ -23,9 +43,9 @@ ranker_dlrm_v1 = FeatureService(
 
 ranker_dlrm_captions_v1 = FeatureService(
     name="ranker_dlrm_captions_v1",
-    features=[item_popularity, user_activity, item_captions, item_semantic_ids],
+    features=[item_popularity, user_activity, item_captions],
     owner=RANKING,
-    description="`ranker_dlrm_v1` and the item's caption tokens and semantic ID.",
+    description="`ranker_dlrm_v1` and the item's caption tokens.",
     tags={"owner": RANKING, "version": "1"},
 )
 

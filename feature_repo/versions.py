@@ -1,6 +1,6 @@
-"""Generated content carries its version, and a reader refuses another one than it was made for.
+"""Published content carries its version, and a reader of whole views refuses another one than it was made for.
 
-A ranker that learned from one set of caption tokens, codebooks, personas or summaries reads noise out of another.
+A ranker checks the rows that it is given by itself, wherever it reads them: `models.ranking.content`.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-
-class ContentVersionError(ValueError):
-    """A view holds content of another version than its reader was made for."""
+from models.ranking.content import ContentVersionError
 
 
 def require_content_versions(store: Any, expected: Mapping[str, str]) -> None:
@@ -19,7 +17,7 @@ def require_content_versions(store: Any, expected: Mapping[str, str]) -> None:
 
     Args:
         store: The Feast store.
-        expected: Content version by view, as the ranker's training set had them.
+        expected: Content version by view.
 
     Raises:
         ContentVersionError: If a view is missing or holds another version.

@@ -43,7 +43,9 @@ item_captions = FeatureView(
     tags={"owner": CONTENT_UNDERSTANDING},
     schema=[
         Field(name="token_ids", dtype=Array(Int32), description="Ids into the ranker's token table, sorted."),
-        Field(name="token_version", dtype=String, description="Caption version and tokenizer parameters."),
+        Field(
+            name="token_version", dtype=String, description="Content version: captions' model and prompt, tokenizer."
+        ),
     ],
 )
 
@@ -108,6 +110,8 @@ user_vista = FeatureView(
     schema=[
         Field(name="summary", dtype=Bytes, description="int8 values, row-major, tokens x width."),
         Field(name="scales", dtype=Array(Float32), description="One scale a token: value = int8 x scale."),
-        Field(name="summary_version", dtype=String, description="Model version and cache parameters."),
+        Field(
+            name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."
+        ),
     ],
 )

@@ -5,7 +5,7 @@ import dagster as dg
 import assets
 from orchestration.quiet import be_quiet
 from orchestration.settings import Settings
-from orchestration.stamping import stamp
+from orchestration.stamping import link_code, stamp
 
 be_quiet()
 
@@ -21,10 +21,12 @@ def defs() -> dg.Definitions:
     settings = Settings()
     add = stamp(settings)
     loaded = [
-        a.map_asset_specs(add) for a in dg.load_assets_from_package_module(assets) if isinstance(a, dg.AssetsDefinition)
+        link_code(a.map_asset_specs(add), settings)
+        for a in dg.load_assets_from_package_module(assets)
+        if isinstance(a, dg.AssetsDefinition)
     ]
     return dg.Definitions(
-        assets=dg.with_source_code_references(loaded),
+        assets=loaded,
         asset_checks=dg.load_asset_checks_from_package_module(assets),
         jobs=JOBS,
         schedules=schedules(JOBS, settings),

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from assets.resources import PROCESS_TAG
@@ -42,6 +46,16 @@ def reap_lost_runs(instance: dg.DagsterInstance) -> list[str]:
     return lost
 
 
+def _blocks(record: AssetCheckExecutionRecord) -> bool:
+    """Whether the latest execution of a blocking check holds back what follows; a warning does not."""
+    event = record.event.dagster_event if record.event else None
+    return (
+        record.status == AssetCheckExecutionRecordStatus.FAILED
+        and event is not None
+        and event.asset_check_evaluation_data.severity == dg.AssetCheckSeverity.ERROR
+    )
+
+
 class Unfinished(NamedTuple):
     """What the last attempts left undone.
 
@@ -74,7 +88,7 @@ def unfinished(instance: dg.DagsterInstance, defs: dg.Definitions) -> Unfinished
         # A finished asset's last plan is the run that made it.
         undone = made is None or (entry is not None and entry.last_run_id not in (None, made.run_id))
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks_of.get(key, []))
-        refused = any(r.status.value in ("FAILED", "EXECUTION_FAILED") for r in latest.values())
+        refused = any(_blocks(record) for record in latest.values())
         days = graph.get(key).partitions_def
         if days is not None:
             done = instance.get_materialized_partitions(key)

@@ -83,14 +83,20 @@ class Settings(BaseSettings):
         "", description="Folder of a sentence-transformers checkpoint; MiniLM-L6 by default."
     )
     text_encoder_device: str = pydantic.Field("cpu", description="Device of the text encoder: `cpu` or `cuda`.")
-    train_workers: int = pydantic.Field(1, ge=0, description="Ray Train workers; 0 trains in the step's own process.")
+    train_workers: int = pydantic.Field(
+        0, ge=0, description="Ray Train workers; 0 is Ray Train's local mode, in the step's own process."
+    )
     train_gpu: bool = pydantic.Field(False, description="Whether training workers get a GPU each.")
 
     alert_webhook: str = pydantic.Field(
         "", description="URL that alerts are posted to; a file below `home` by default."
     )
+    source_base: str = pydantic.Field(
+        "https://github.com/belvedere-mlops/belvedere/blob/main",
+        description="Where the source's files are, for links from assets to their code.",
+    )
     runbook_base: str = pydantic.Field(
-        "https://github.com/belvedere-mlops/belvedere/blob/main/docs/how-to", description="Where the runbook pages are."
+        "", description="Where the runbook pages are; `docs/how-to` below `source_base` by default."
     )
 
     @pydantic.model_validator(mode="after")
@@ -105,6 +111,7 @@ class Settings(BaseSettings):
         self.ledger_url = self.ledger_url or f"sqlite:///{h}/ledger.db"
         self.feast_registry_url = self.feast_registry_url or f"sqlite:///{h}/feast/registry.db"
         self.feast_offline = self.feast_offline or f"{h}/feast/offline"
+        self.runbook_base = self.runbook_base or f"{self.source_base}/docs/how-to"
         return self
 
     @property

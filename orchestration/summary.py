@@ -14,6 +14,16 @@ def _number(metadata: dict[str, dg.MetadataValue], name: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+def _passed(evaluations: list[dg.AssetCheckEvaluation]) -> str:
+    """How many checks passed, of how many; yellow where one warns, red where one is an error."""
+    failed = [e for e in evaluations if not e.passed]
+    told = f"{len(evaluations) - len(failed)}/{len(evaluations)}"
+    if not failed:
+        return told
+    color = "red" if any(e.severity == dg.AssetCheckSeverity.ERROR for e in failed) else "yellow"
+    return f"[{color}]{told}[/{color}]"
+
+
 def first_cause(result: dg.ExecuteInProcessResult) -> tuple[str, str] | None:
     """Step and sentence of the first failure, or None."""
     for event in result.all_events:
@@ -37,9 +47,9 @@ def print_summary(
     seconds: float,
 ) -> int:
     """Prints the summary and returns the exit code."""
-    checks: dict[dg.AssetKey, list[bool]] = {}
+    checks: dict[dg.AssetKey, list[dg.AssetCheckEvaluation]] = {}
     for evaluation in result.get_asset_check_evaluations():
-        checks.setdefault(evaluation.asset_key, []).append(evaluation.passed)
+        checks.setdefault(evaluation.asset_key, []).append(evaluation)
     lines = RichTable("asset", "rows", "seconds", "checks", "state", box=None, header_style="bold")
     totals = {"llm_calls": 0.0, "training_runs": 0.0, "table_commits": 0.0}
     made: dict[dg.AssetKey, dict[str, dg.MetadataValue]] = {}
@@ -48,8 +58,7 @@ def print_summary(
         made[materialization.asset_key] = dict(materialization.metadata)
     for key in defs.resolve_asset_graph().toposorted_asset_keys:
         metadata = made.get(key)
-        passed = checks.get(key, [])
-        told = f"{sum(passed)}/{len(passed)}"
+        told = _passed(checks.get(key, []))
         if metadata is None:
             lines.add_row(key.to_user_string(), "", "", told, "[red]not made[/red]")
             continue
@@ -61,7 +70,7 @@ def print_summary(
             key.to_user_string(),
             f"{rows:,}",
             f"{_number(metadata, 'seconds'):.1f}",
-            told if all(passed) else f"[red]{told}[/red]",
+            told,
             "unchanged" if unchanged else "made",
         )
     console.print(lines)

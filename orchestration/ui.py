@@ -8,11 +8,12 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import dagster as dg
 
 from orchestration.quiet import be_quiet
 from orchestration.settings import Settings
-
-DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
 
 
 def _answers(address: str) -> bool:
@@ -27,16 +28,22 @@ def main() -> int:
     """Starts the three servers, each in a process group of its own, and ends them all together."""
     be_quiet()
     settings = Settings()
+    # A server of this machine listens where links say that it is.
+    dagster_port = str(urlsplit(settings.dagster_ui).port or 3000)
+    mlflow_port = str(urlsplit(settings.mlflow_ui).port or 5000)
     root = Path(__file__).resolve().parent.parent
     settings.home.mkdir(parents=True, exist_ok=True)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True)
     (settings.home / "mlflow").mkdir(exist_ok=True)
-    environment = os.environ | {
+    os.environ |= {
         "BELVEDERE_HOME": str(settings.home),
         "DAGSTER_HOME": str(root),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+    # Webserver and daemon would both make a database that is not there yet, and one of them would fail.
+    with dg.DagsterInstance.get():
+        pass
     tool = Path(sys.executable).parent
     commands = {
         "dagster-webserver": [
@@ -46,7 +53,7 @@ def main() -> int:
             "-h",
             "127.0.0.1",
             "-p",
-            str(DAGSTER_PORT),
+            dagster_port,
         ],
         "dagster-daemon": [str(tool / "dagster-daemon"), "run", "-w", "workspace.yaml"],
         "mlflow": [
@@ -61,7 +68,7 @@ def main() -> int:
             "--host",
             "127.0.0.1",
             "--port",
-            str(MLFLOW_PORT),
+            mlflow_port,
         ],
     }
     if settings.mlflow_tracking_uri.startswith("http"):
@@ -74,7 +81,6 @@ def main() -> int:
             running[name] = subprocess.Popen(
                 command,
                 cwd=root,
-                env=environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -82,8 +88,8 @@ def main() -> int:
             )
         told: set[str] = set()
         addresses = {
-            "dagster-webserver": ("Dagster", f"http://127.0.0.1:{DAGSTER_PORT}"),
-            "mlflow": ("MLflow", f"http://127.0.0.1:{MLFLOW_PORT}"),
+            "dagster-webserver": ("Dagster", f"http://127.0.0.1:{dagster_port}"),
+            "mlflow": ("MLflow", f"http://127.0.0.1:{mlflow_port}"),
         }
         while True:
             for name, process in running.items():

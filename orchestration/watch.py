@@ -68,9 +68,9 @@ class Directory:
         return str(getattr(kept, "value", kept) or f"{self.settings.runbook_base}/runbooks/alerts.md")
 
     def job_page(self, job: str) -> str:
-        """Page of a job; jobs that only move the champion have theirs among the runbooks."""
-        folder = "runbooks/" if job in ("rollback_model", "promote_model") else ""
-        return f"{self.settings.runbook_base}/{folder}{job}.md"
+        """Page of a job; that of alerts for a job of Dagster's own, such as the one of all assets."""
+        page = "runbooks/alerts" if job.startswith("__") else job
+        return f"{self.settings.runbook_base}/{page}.md"
 
     def run(self, run_id: str) -> str:
         """Address of a run."""
@@ -309,6 +309,23 @@ def dead_daemons(instance: dg.DagsterInstance, directory: Directory) -> list[Ale
             hint="Start the daemon again (`make ui`, or the daemon's deployment).",
         )
     ]
+
+
+def unreadable_records(directory: Directory, error: Exception) -> Alert:
+    """The alert when Dagster's own records can't be read: then no daemon works, and no sensor says so."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Alert(
+        kind="daemon",
+        severity="error",
+        owner=PLATFORM_OWNER,
+        asset=PLATFORM,
+        partition="",
+        identity="records",
+        cause=f"Dagster's records cannot be read, so that nothing runs: {said}",
+        runbook=directory.runbook(None),
+        link=directory.settings.dagster_ui,
+        hint="Start the database of BELVEDERE_DAGSTER_POSTGRES_URL, or mend the address.",
+    )
 
 
 @dataclasses.dataclass

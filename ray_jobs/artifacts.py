@@ -41,7 +41,10 @@ class ArtifactStore:
 
     def put(self, local: Path, name: str) -> None:
         """Copies a local directory to ``name``; readers see it only when all of it is there."""
+        # Rewriting in place under a standing marker would leave a killed writer's half for whole.
         fs, path = self._filesystem(name)
+        if self.exists(name):
+            fs.delete_file(f"{path}/{COMPLETE}")
         fs.create_dir(path, recursive=True)
         pafs.copy_files(str(local.resolve()), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=fs)
         with fs.open_output_stream(f"{path}/{COMPLETE}") as marker:

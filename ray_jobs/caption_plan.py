@@ -22,6 +22,8 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # Of a plan's estimate only: English text, and the length of captions seen.
 CHARS_PER_TOKEN, CAPTION_TOKENS = 4.0, 18
 CPU_ACTORS = 4
+# Reason of a dead letter that no answer stands behind.
+NEVER_ANSWERED = "never_answered"
 
 
 class Pool(NamedTuple):
@@ -155,7 +157,9 @@ def plan(config: Config) -> Plan:
     contents = items.sort("item_id").unique("content_key", keep="first")
     stored = contents.join(stored_keys(config.warehouse, CAPTION_STORE), on="content_key", how="semi")
     open_ = contents.join(stored, on="content_key", how="anti")
-    wanted = open_.join(stored_keys(config.warehouse, CAPTION_DEAD_LETTERS), on="content_key", how="anti")
+    # What was never answered was never paid for, either: it is asked again.
+    dead = stored_keys(config.warehouse, CAPTION_DEAD_LETTERS, [("reason", "!=", NEVER_ANSWERED)])
+    wanted = open_.join(dead, on="content_key", how="anti")
     # Rows of one batch are of about one length; the order does not depend on the items' order.
     wanted = wanted.sort(pl.col("evidence").str.len_chars(), "content_key", descending=[True, False])
     shared = sum(len(m.content) for m in messages(load_prompt(config.prompt)))

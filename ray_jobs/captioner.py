@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from models.language.captions import tags
 from models.language.validation import Problem, problem, prompt_phrases
-from ray_jobs.caption_plan import Config, messages, stored_keys
+from ray_jobs.caption_plan import NEVER_ANSWERED, Config, messages, stored_keys
 from ray_jobs.language.engine import Completion, LanguageEngine, Neutral, load_engine
 from ray_jobs.prompts import load_prompt
 from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE
@@ -72,7 +72,7 @@ class Captioner:
                     problems.pop(row, None)
                     continue
                 problems[row] = found
-                if found.reason != "never_answered":
+                if found.reason != NEVER_ANSWERED:
                     still_open.append(row)
             open_rows = still_open
             if not open_rows:
@@ -96,7 +96,7 @@ class Captioner:
 
     def _problem(self, completion: Completion) -> Problem | None:
         if completion.finish == "error":
-            return Problem("never_answered", completion.error)
+            return Problem(NEVER_ANSWERED, completion.error)
         found = problem(completion.text, completion.finish, self.config.rules, self.phrases)
         if found is None and completion.choice < 0:
             return Problem("no_mood", "The model named none of the prompt's moods.")

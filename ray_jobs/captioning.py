@@ -71,6 +71,8 @@ def _generate(config: Config, wanted: pl.DataFrame) -> dict[str, int]:
         counts = {name: int(count.sum()) for name, count in row.items()}
         totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         progress.add(counts["done"], tokens=counts["completion_tokens"])
+        # As it goes: an actor looks its batch up in the store, and each batch is a file.
+        config.warehouse.compact(CAPTION_STORE)
     return totals
 
 

@@ -1,12 +1,17 @@
 """Evidence for the gate: candidates on validation, then the best one against champion and floor on test.
 
 The best candidate is chosen by AUC on validation. Only its predictions of the test split are read, and those
-of what it is compared with, so that the choice itself does not use up the test examples. Shape letters: N
-examples, U users.
+of what it is compared with, so that the choice itself does not use up the test examples.
+
+A champion of an earlier night scores today's examples itself. If its content is gone (VISTA was trained again, captions
+are of another prompt), it refuses them here and refuses today's online features as well. It is not scored on foreign
+content, and it must not stand in the way of what can serve: it is left out, the floor stands in for it, and the note
+says so. Scores that it gave on an earlier night are no substitute. The same recipe on new content is rarely *surely*
+better than itself, so a rule that asks for that would keep a champion that answers no request.
 """
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,6 +21,7 @@ import pydantic
 
 from models.experimentation.gate import Difference, Evidence
 from models.ranking.bootstrap import interval, resampled_auc, user_weights
+from models.ranking.content import ContentVersionError
 from models.ranking.metrics import auc, calibration_error, equal_mass_bins
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.entrypoint import serve_pipes
@@ -127,7 +133,8 @@ def _scored(config: Config, contender: Contender, split: str) -> pl.DataFrame:
     """The same for a version that is no longer in its table: the kept ranker scores today's examples.
 
     Raises:
-        ValueError: If the ranker is gone, or cannot read today's features.
+        ContentVersionError: If it was trained on other content than today's features hold.
+        ValueError: If the ranker is gone, or cannot read today's features for another reason.
     """
     from ray_jobs.ranker_data import INPUTS, feature_columns
     from ray_jobs.ranker_files import read_ranker
@@ -208,21 +215,66 @@ def run(config: Config) -> Result:
         valid_auc=usable[best.name],
         decided_against=config.decided_against.get(best.label, ""),
     )
-    if best.label == label or seen.decided_against or (champion is None and seen.challenger_is_floor):
+    if best.label == label or seen.decided_against:
         return Result(evidence=_json(seen), valid_auc=usable)
-    problem = ""
-    try:
-        theirs = valid[config.floor] if champion is None else _read(config, champion, VALID)
-        gain, num_examples, num_users = paired(valid[best.name], theirs, config)
-        seen = seen._replace(baseline_valid_auc=_auc(theirs), valid_gain=gain)
+    baseline = _baseline(config)
+    seen = seen._replace(champion=label if baseline.is_champion else None)
+    if seen.challenger_is_floor and not baseline.is_champion:
+        return Result(evidence=_json(seen), valid_auc=usable, note=baseline.note)
+    if baseline.valid is not None:
+        gain, num_examples, num_users = paired(valid[best.name], baseline.valid, config)
+        seen = seen._replace(baseline_valid_auc=_auc(baseline.valid), valid_gain=gain)
         if gain is not None and gain.low <= 0:
-            return Result(evidence=_json(seen), valid_auc=usable, num_examples=num_examples, num_users=num_users)
+            return Result(
+                evidence=_json(seen),
+                valid_auc=usable,
+                num_examples=num_examples,
+                num_users=num_users,
+                note=baseline.note,
+            )
+    return _on_test(config, best, seen, usable, baseline)
+
+
+class Baseline(NamedTuple):
+    """What a challenger is compared with.
+
+    Attributes:
+        is_champion: Whether that is the champion; else the floor alone.
+        valid: Its scores of validation; None if a champion that must be beaten cannot be compared.
+        note: What stood in the way of a comparison with the champion.
+    """
+
+    is_champion: bool
+    valid: pl.DataFrame | None
+    note: str = ""
+
+
+def _baseline(config: Config) -> Baseline:
+    if config.champion is None:
+        return Baseline(False, _floor(config, VALID))
+    try:
+        return Baseline(True, _read(config, config.champion, VALID))
     except ValueError as error:
-        problem = f"The champion {label} cannot be compared: {error}"
-    return _on_test(config, best, seen, usable, problem)
+        return _without_champion(config, config.champion, error)
 
 
-def _on_test(config: Config, best: Contender, seen: Evidence, valid_auc: dict[str, float], problem: str) -> Result:
+def _without_champion(config: Config, champion: Contender, error: ValueError) -> Baseline:
+    if not isinstance(error, ContentVersionError):
+        return Baseline(True, None, f"The champion {champion.label} cannot be compared: {error}")
+    told = (
+        f"The champion {champion.label} was left out and the floor {config.floor} stood in for it, because it cannot "
+        f"read today's features: {error}"
+    )
+    return Baseline(False, _floor(config, VALID), told)
+
+
+def _floor(config: Config, split: str) -> pl.DataFrame:
+    return _stored(config, next(c for c in config.candidates if c.name == config.floor), split)
+
+
+def _on_test(
+    config: Config, best: Contender, seen: Evidence, valid_auc: dict[str, float], baseline: Baseline
+) -> Result:
     ours = _read(config, best, TEST)
     score_N, label_N = ours["score"].to_numpy(), ours["label"].to_numpy()
     seen = seen._replace(
@@ -230,21 +282,22 @@ def _on_test(config: Config, best: Contender, seen: Evidence, valid_auc: dict[st
         ece=calibration_error(score_N, label_N, equal_mass_bins(score_N)) if ours.height else float("nan"),
     )
     num_examples, num_users = ours.height, ours["user_id"].n_unique()
-    if config.champion is not None and not problem:
+    if config.champion is not None and baseline.is_champion and baseline.valid is not None:
         try:
             difference, num_examples, num_users = paired(ours, _read(config, config.champion, TEST), config)
             seen = seen._replace(against_champion=difference)
         except ValueError as error:
-            problem = f"The champion {config.champion.label} cannot be compared: {error}"
-    floor = next(c for c in config.candidates if c.name == config.floor)
+            baseline = _without_champion(config, config.champion, error)
+    if not baseline.is_champion:
+        seen = seen._replace(champion=None)
     if best.name != config.floor:
-        seen = seen._replace(against_floor=paired(ours, _stored(config, floor, TEST), config)[0])
+        seen = seen._replace(against_floor=paired(ours, _floor(config, TEST), config)[0])
     return Result(
         evidence=_json(seen),
         valid_auc=valid_auc,
         num_examples=num_examples,
         num_users=num_users,
-        note=problem,
+        note=baseline.note,
     )
 
 
@@ -267,7 +320,7 @@ def _named(config: Config, chosen: Contender) -> Result:
         challenger_is_floor=chosen.name == config.floor,
         valid_auc=_auc(_read(config, chosen, VALID)),
     )
-    return _on_test(config, chosen, seen, {chosen.name: seen.valid_auc}, "")
+    return _on_test(config, chosen, seen, {chosen.name: seen.valid_auc}, _baseline(config))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ray_jobs.warehouse import Warehouse
 KEY = "content_key"
 # Rows of one append: a commit a block would leave thousands of small files.
 APPEND_ROWS = 8192
+MOST_VALUES = 2**31 - 1
 
 
 class Embedded(NamedTuple):
@@ -56,20 +57,29 @@ def as_matrix(vectors: pa.ChunkedArray | pa.Array) -> np.ndarray:
     Raises:
         ValueError: If the lists differ in length, or one is null.
     """
-    if isinstance(vectors, pa.ChunkedArray):
-        vectors = vectors.combine_chunks()
     if not len(vectors):
         return np.zeros((0, 0), np.float32)
     lengths = pc.list_value_length(vectors).unique()
     if len(lengths) != 1 or lengths[0].as_py() is None:
         raise ValueError(f"A column of vectors holds lengths {lengths.to_pylist()[:5]}: it mixes two encoders.")
-    return vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(vectors), -1)
+    # Chunk by chunk: in one list array the values could be more than its 32-bit offsets reach.
+    chunks = vectors.chunks if isinstance(vectors, pa.ChunkedArray) else [vectors]
+    flat = [c.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False) for c in chunks]
+    return np.concatenate(flat).reshape(len(vectors), -1)
 
 
-def as_lists(vectors_ND: np.ndarray) -> pa.Array:
-    """A float32 matrix as a column of lists."""
-    offsets = np.arange(len(vectors_ND) + 1, dtype=np.int32) * vectors_ND.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors_ND.reshape(-1), pa.float32()))
+def as_lists(vectors_ND: np.ndarray) -> pa.ChunkedArray:
+    """A float32 matrix as a column of lists, in chunks of as many values as 32-bit offsets reach."""
+    width = vectors_ND.shape[1]
+    rows = max(MOST_VALUES // max(width, 1), 1)
+    parts = [vectors_ND[at : at + rows] for at in range(0, len(vectors_ND), rows)]
+    chunks = [
+        pa.ListArray.from_arrays(
+            pa.array(np.arange(len(part) + 1, dtype=np.int32) * width), pa.array(part.reshape(-1), pa.float32())
+        )
+        for part in parts
+    ]
+    return pa.chunked_array(chunks, pa.list_(pa.float32()))
 
 
 def _known(warehouse: Warehouse) -> pl.Series:

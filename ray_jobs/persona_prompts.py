@@ -9,15 +9,20 @@ from typing import Any
 
 import pydantic
 
+from models.language.captions import clean
 from models.personas.validation import Problem, find_problem
 from ray_jobs.language.engine import Completion, Message
 from ray_jobs.prompts import load_prompt, prompt_digest
 
 TEXT, EXPLORATION = "persona_text", "persona_exploration"
+# Reason of a dead letter that no answer stands behind.
+NEVER_ANSWERED = "prompt_refused"
 MAX_TITLE = 60
 TITLES_IN_TEXT = 2
-# Rough characters of a token in English; a plan needs no better.
-CHARACTERS_PER_TOKEN = 3.5
+# English; what is not ASCII a tokenizer of English splits into bytes.
+CHARACTERS_PER_TOKEN = 3.4
+# So many sentences more than interests: SmolLM2 is asked a second time for one in nine.
+REPAIRED_SHARE = 0.125
 
 
 class Interest(pydantic.BaseModel, frozen=True):
@@ -51,7 +56,7 @@ def prompts_digest() -> str:
 
 def plain(text: str) -> str:
     """A label or title as data: on one line, of bounded length, without what would open or close the data block."""
-    return " ".join(text.replace("<", " ").replace(">", " ").replace(";", ",").split())[:MAX_TITLE]
+    return clean(text, MAX_TITLE).replace(";", ",")
 
 
 def topic(label: str) -> str:
@@ -106,7 +111,7 @@ def ask_choice(request: Request, anchor: Anchor, options: list[str]) -> str:
 def problem_of(completion: Completion, interest: Interest) -> Problem | None:
     """Why an answer is not usable as the sentence about an interest, or None."""
     if completion.finish == "error":
-        return Problem("prompt_refused", completion.error)
+        return Problem(NEVER_ANSWERED, completion.error)
     told = [m.content for repair in (False, True) for m in interest_messages(repair) if m.role != "user"]
     return find_problem(
         completion.text, terms=[interest.label, *interest.titles], prompt=told, truncated=completion.finish == "length"
@@ -132,9 +137,14 @@ def compose(sentences: list[tuple[Interest, str]], explored: list[str]) -> str:
 
 
 def estimated_tokens(request: Request, max_new_tokens: int) -> int:
-    """About how many tokens a user costs with one try a call, shared messages included: what the budget is cut by."""
-    text = sum(len(m.content) for m in interest_messages())
-    choice = sum(len(m.content) for m in choice_messages())
-    characters = sum(text + len(ask_interest(i)) for i in request.interests)
-    characters += sum(choice + len(ask_choice(request, a, a.candidate_labels)) for a in request.anchors)
-    return int(characters / CHARACTERS_PER_TOKEN) + max_new_tokens * len(request.interests)
+    """About how many tokens a user costs, shared messages and second tries included: what the budget is cut by."""
+    text = sum(_tokens(m.content) for m in interest_messages())
+    choice = sum(_tokens(m.content) for m in choice_messages())
+    sentences = sum(text + _tokens(ask_interest(i)) + max_new_tokens for i in request.interests)
+    choices = sum(choice + _tokens(ask_choice(request, a, a.candidate_labels)) for a in request.anchors)
+    return int((1 + REPAIRED_SHARE) * sentences + choices)
+
+
+def _tokens(text: str) -> float:
+    plain_bytes = len(text.encode("ascii", "ignore"))
+    return plain_bytes / CHARACTERS_PER_TOKEN + len(text.encode()) - plain_bytes

@@ -20,6 +20,7 @@ from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import ChoiceError, LanguageEngine, LanguageEngineConfig, Usage, load_engine
 from ray_jobs.persona_planning import Plan, make_plan
 from ray_jobs.persona_prompts import (
+    NEVER_ANSWERED,
     Request,
     ask_choice,
     ask_interest,
@@ -198,12 +199,13 @@ class PersonaWriter:
 
 
 def known_keys(warehouse: Warehouse, keys: list[str]) -> pl.DataFrame:
-    """Which of ``keys`` are in the store or among the dead letters: column ``content_key``."""
+    """Which of ``keys`` are in the store, or among the dead letters that an answer stands behind: ``content_key``."""
     wanted = pc.field("content_key").isin(pa.array(keys, pa.string()))
+    answered = wanted & (pc.field("reason") != NEVER_ANSWERED)
     found = [pl.DataFrame({"content_key": []}, schema={"content_key": pl.String})]
     found += [
-        pl.DataFrame(warehouse.read(table, ["content_key"], wanted))
-        for table in (PERSONA_STORE, PERSONA_DEAD_LETTERS)
+        pl.DataFrame(warehouse.read(table, ["content_key"], rows))
+        for table, rows in ((PERSONA_STORE, wanted), (PERSONA_DEAD_LETTERS, answered))
         if warehouse.exists(table)
     ]
     return pl.concat(found).unique()
@@ -251,6 +253,8 @@ def write_missing(config: Config, plan: Plan) -> tuple[Usage, float]:
         batch = Usage(*(int(row[name]) for name in Usage._fields))
         spent = spent.plus(batch)
         progress.add(int(row["users"]), tokens=batch.completion_tokens)
+        # As it goes: an actor looks its batch up in the store, and each batch is a file.
+        config.warehouse.compact(PERSONA_STORE)
     for table in (PERSONA_STORE, PERSONA_DEAD_LETTERS):
         config.warehouse.compact(table)
     return spent, 1 - missing.height / wanted.height
@@ -311,8 +315,7 @@ def run(config: Config) -> Result:
     now = dt.datetime.now(dt.UTC)
     kept = [c.name for c in USER_PERSONAS.columns if c.name not in ("embedding", "created_timestamp")]
     table = rows.select(kept).to_arrow()
-    vectors = as_lists(embedded.vectors) if rows.height else pa.array([], pa.list_(pa.float32()))
-    table = table.append_column("embedding", vectors)
+    table = table.append_column("embedding", as_lists(embedded.vectors))
     table = table.append_column("created_timestamp", pa.array([now] * rows.height, pa.timestamp("us", "UTC")))
     written, failed = rows.height, plan.users.height - rows.height
     coverage = {

@@ -1,7 +1,6 @@
 """Compares candidates by their predictions: figures of each, and paired differences to the baselines."""
 
 import hashlib
-import json
 import sys
 
 import pyarrow.compute as pc
@@ -10,7 +9,7 @@ import pydantic
 from models.ranking.evaluation import Estimates, Rules, differences, estimate, figures
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.ranker_evaluation import Figure, scored_of, slice_masks
-from ray_jobs.tables.ranking import RANKERS, predictions
+from ray_jobs.tables.ranking import predictions
 from ray_jobs.warehouse import Warehouse
 
 
@@ -42,10 +41,6 @@ def run(config: Config) -> Result:
     Raises:
         ValueError: If two candidates did not score the same examples.
     """
-    rates = {
-        r["candidate"]: json.loads(r["metrics"])["train/base_rate"]
-        for r in config.warehouse.read(RANKERS, columns=["candidate", "metrics"]).to_pylist()
-    }
     found: dict[str, Estimates] = {}
     left_out: list[str] = []
     examples: set[str] = set()
@@ -58,7 +53,7 @@ def run(config: Config) -> Result:
                 f"that they cannot "
                 "be compared: materialize every candidate on the present features/training_set."
             )
-        found[name], left_out = estimate(scored_of(table), slice_masks(table), Rules(rates[name], config.resamples))
+        found[name], left_out = estimate(scored_of(table), slice_masks(table), Rules(config.resamples))
     lines = [Line(candidate=name, **row._asdict()) for name in found for row in figures(found[name])]
     lines += [
         Line(candidate=name, **row._asdict())

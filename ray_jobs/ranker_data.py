@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.ranking import content
 from models.ranking.examples import COUNTS, MEANS, index_of, token_matrix
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.features import TRAINING_SET
@@ -16,7 +17,10 @@ from ray_jobs.warehouse import Warehouse
 TOKENS, SUMMARY = "tokens", "summary"
 RECENT = ("user_recent_item_ids", "user_recent_labels")
 IDENTITY = ("example_id", "event_timestamp", "label", "sampled", "split", "position")
-INPUTS: dict[str, tuple[str, ...]] = {TOKENS: ("item_token_ids",), SUMMARY: ("user_summary", "user_summary_scales")}
+INPUTS: dict[str, tuple[str, ...]] = {
+    TOKENS: ("item_token_ids", "item_token_version"),
+    SUMMARY: ("user_summary", "user_summary_scales", "user_summary_version"),
+}
 
 # Where Feast serves each column of the training set.
 FEATURE_REFS = {
@@ -24,6 +28,7 @@ FEATURE_REFS = {
     "item_num_likes": "item_popularity:num_likes",
     "item_mean_value": "item_popularity:mean_value",
     "item_token_ids": "item_captions:token_ids",
+    "item_token_version": "item_captions:token_version",
     "user_num_events": "user_activity:num_events",
     "user_num_likes": "user_activity:num_likes",
     "user_mean_value": "user_activity:mean_value",
@@ -31,17 +36,26 @@ FEATURE_REFS = {
     "user_recent_labels": "user_activity:recent_labels",
     "user_summary": "user_vista:summary",
     "user_summary_scales": "user_vista:scales",
+    "user_summary_version": "user_vista:summary_version",
 }
 
 
+# What floors read beside the ids.
+FLOOR_READS = {"popularity": ("item_num_events", "item_num_likes"), "item_knn": RECENT, "markov_chain": RECENT}
+
+
 def feature_refs(kind: str, inputs: tuple[str, ...]) -> list[str]:
-    """Feast features (``view:feature``) that a ranker of this kind reads."""
-    read = {"popularity": ("item_num_events", "item_num_likes"), "item_knn": RECENT, "markov_chain": RECENT}
-    return [FEATURE_REFS[c] for c in read.get(kind, feature_columns(inputs)) if c in FEATURE_REFS]
+    """Feast features (``view:feature``) that a ranker of this kind reads: those of its FeatureService."""
+    return [FEATURE_REFS[c] for c in request_columns(kind, inputs) if c in FEATURE_REFS]
+
+
+def request_columns(kind: str, inputs: tuple[str, ...]) -> list[str]:
+    """Columns that a ranker of this kind is asked with, ids first."""
+    return ["user_id", "item_id", *FLOOR_READS[kind]] if kind in FLOOR_READS else feature_columns(inputs)
 
 
 def feature_columns(inputs: tuple[str, ...]) -> list[str]:
-    """Columns that a ranker with these extra inputs reads, ids first."""
+    """Columns of the training set that a ranker with these extra inputs is fitted on, ids first."""
     return ["user_id", "item_id", *COUNTS, *MEANS, *RECENT, *(c for name in inputs for c in INPUTS[name])]
 
 
@@ -79,11 +93,13 @@ class Items(NamedTuple):
         ids: Items, sorted.
         available_I: Microseconds since the epoch from when each could be shown.
         tokens_IT: Caption tokens plus 1, with a row 0 for the unknown item; T = 0 without tokens.
+        token_version: Version of the tokens; empty without tokens.
     """
 
     ids: list[str]
     available_I: np.ndarray
     tokens_IT: np.ndarray
+    token_version: str = ""
 
 
 def read_items(warehouse: Warehouse, with_tokens: bool, max_tokens: int) -> Items:
@@ -99,11 +115,12 @@ def read_items(warehouse: Warehouse, with_tokens: bool, max_tokens: int) -> Item
     available = items["available_from"].to_physical().fill_null(np.iinfo(np.int64).min).to_numpy()
     if not with_tokens:
         return Items(ids, available, np.zeros((len(ids) + 1, 0), np.int64))
-    captions = warehouse.read(CAPTION_TOKENS, columns=["item_id", "token_ids"])
+    captions = warehouse.read(CAPTION_TOKENS, columns=["item_id", "token_ids", "token_version"])
     longest = pc.max(pc.list_value_length(captions["token_ids"])).as_py() or 1
     width = max(1, min(max_tokens, longest))
     tokens = np.zeros((len(ids) + 1, width), np.int64)
     rows = index_of(captions["item_id"], pa.array(ids, pa.string()))
     tokens[rows] = token_matrix(captions["token_ids"], width)
     tokens[0] = 0
-    return Items(ids, available, tokens)
+    versions = sorted(pc.unique(captions["token_version"]).to_pylist())
+    return Items(ids, available, tokens, content.only_version(versions, content.TOKENS, CAPTION_TOKENS.name))

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 import pydantic
 
 from models.ranking.evaluation import SLICES, Rules, Scored, estimate, figures, slices_of
-from models.ranking.examples import index_of
-from models.ranking.full_ranking import full_ranks, history_before
+from models.ranking.examples import Examples, index_of
+from models.ranking.full_ranking import Exclusions, Histories, full_ranks
 from models.ranking.metrics import auc, log_losses
 from models.ranking.scoring import Ranker
 from ray_jobs.ranker_data import Items, of_split
 from ray_jobs.warehouse import TIMESTAMP
 
+EXAMPLES_AT_ONCE = 50_000
 REQUEST_ITEMS = 100
 REQUESTS = 30
 
@@ -49,37 +50,62 @@ def predicted(ranker: Ranker, data: pa.Table, items: Items, version: str) -> pa.
         version: Version of the ranker.
     """
     rows = np.flatnonzero(pc.is_in(data["split"], pa.array(["valid", "test"])).to_numpy(zero_copy_only=False))
-    scored = data.take(pa.array(rows))
-    x = ranker.preprocessing.transform(scored)
     user = pl.Series(data["user_id"]).rank("dense").to_numpy().astype(np.int64)
     place = index_of(data["item_id"], pa.array(ranker.preprocessing.items, pa.string())) - 1
     position = data["position"].to_numpy().astype(np.int64)
     happened = ~data["sampled"].to_numpy(zero_copy_only=False)
-    target = rows[(data["label"].to_numpy()[rows] > 0) & happened[rows]]
-    of_target = np.searchsorted(rows, target)
-    when = data["event_timestamp"].cast(pa.int64()).to_numpy()[target]
-    always = bool((items.available_I <= when.min(initial=0)).all())
-    rank = np.zeros(len(rows), np.int64)
-    rank[of_target] = full_ranks(
-        lambda part: ranker.scorer.interest(x.take(of_target[part])),
-        place[target],
-        history_before(user[happened], place[happened], position[happened], user[target], position[target]),
-        None if always else lambda part: items.available_I[None] <= when[part, None],
-        len(items.ids),
-    )
-    trained = pc.equal(data["split"], "train").to_numpy(zero_copy_only=False)
-    counted = np.bincount(place[happened & trained] + 1, minlength=len(items.ids) + 1)
-    masks = slices_of(place[rows] + 1, position[rows], counted, x.user_N > 0)
-    created = pa.scalar(dt.datetime.now(dt.UTC), TIMESTAMP)
+    is_target = (data["label"].to_numpy() > 0) & happened
+    when = data["event_timestamp"].cast(pa.int64()).to_numpy()
+    # Whatever the catalogue says: an item that somebody chose was there.
+    available_I = items.available_I.copy()
+    np.minimum.at(available_I, place[happened & (place >= 0)], when[happened & (place >= 0)])
+    histories = Histories(user[happened], place[happened], position[happened])
+    score, rank = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+    for start in range(0, len(rows), EXAMPLES_AT_ONCE):
+        part = rows[start : start + EXAMPLES_AT_ONCE]
+        x = ranker.preprocessing.transform(data.take(pa.array(part)))
+        score[start : start + len(part)] = ranker.calibration(ranker.scorer.like(x))
+        target = part[is_target[part]]
+        rank[start : start + len(part)][is_target[part]] = _ranked(
+            ranker,
+            x.take(is_target[part]),
+            place[target],
+            histories.before(user[target], position[target]),
+            when[target],
+            available_I,
+        )
+    trained = happened & pc.equal(data["split"], "train").to_numpy(zero_copy_only=False)
+    counted = np.bincount(place[trained] + 1, minlength=len(items.ids) + 1)
+    masks = slices_of(place[rows] + 1, position[rows], counted, np.isin(user[rows], user[trained]))
+    created, scored = pa.scalar(dt.datetime.now(dt.UTC), TIMESTAMP), data.take(pa.array(rows))
     return pa.table(
         {
             **{n: scored[n] for n in ("example_id", "user_id", "item_id", "split", "label")},
-            "score": ranker.calibration(ranker.scorer.like(x)),
+            "score": score,
             "rank": pa.array(rank, pa.int64(), mask=rank == 0),
             "slices": _names(masks),
             "ranker_version": pa.repeat(version, len(rows)),
             "created_timestamp": pa.repeat(created, len(rows)),
         }
+    )
+
+
+def _ranked(
+    ranker: Ranker,
+    x: Examples,
+    place_N: np.ndarray,
+    excluded: Exclusions,
+    when_N: np.ndarray,
+    available_I: np.ndarray,
+) -> np.ndarray:
+    """Full rank of each target among the items that were available at its moment."""
+    always = bool((available_I <= when_N.min(initial=np.iinfo(np.int64).max)).all())
+    return full_ranks(
+        lambda part: ranker.scorer.interest(x.take(part)),
+        place_N,
+        excluded,
+        None if always else lambda part: available_I[None] <= when_N[part, None],
+        len(available_I),
     )
 
 
@@ -94,7 +120,7 @@ def evaluated(table: pa.Table, rules: Rules) -> tuple[list[Figure], list[str], d
     test, valid = of_split(table, "test"), of_split(table, "valid")
     found, left_out = estimate(scored_of(test), slice_masks(test), rules)
     told = [Figure(**row._asdict()) for row in figures(found)]
-    metrics = {"train/base_rate": rules.base_rate}
+    metrics: dict[str, float] = {}
     for f in told:
         metrics |= {f.key: f.value, f"{f.key}_low": f.low, f"{f.key}_high": f.high}
         prefix = f.key.rsplit("/", 1)[0]
@@ -123,8 +149,12 @@ def slice_masks(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def request_latency(ranker: Ranker, data: pa.Table) -> dict[str, float]:
-    """Milliseconds that one request takes: one user, a hundred items, preprocessing included."""
+    """Milliseconds that one request takes: one user, up to a hundred items, preprocessing included."""
     rows = of_split(data, "test").slice(0, REQUEST_ITEMS)
+    asking = rows.take(pa.array([0] * rows.num_rows))
+    for place, name in enumerate(rows.column_names):
+        if name.startswith("user_"):
+            rows = rows.set_column(place, rows.schema.field(place), asking[name])
     taken = []
     for _ in range(REQUESTS):
         started = time.perf_counter()

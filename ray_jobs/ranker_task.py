@@ -39,7 +39,7 @@ class Knobs(NamedTuple):
 
 
 class RankerBatch(NamedTuple):
-    """A training batch. ``correction_S``: log of how often each item is sampled; 0 in the full softmax."""
+    """A training batch. ``correction_S``: log of each item's chance to be sampled; 0 in the full softmax."""
 
     batch: Batch
     label_B: torch.Tensor
@@ -76,6 +76,7 @@ class RankerTask(Task):
         self.counts_I[0] = 0
         self.seen_S = np.flatnonzero(self.counts_I)
         self.positive_N = (self.label_N > 0) & observed & (self.train.item_N > 0)
+        self.likes_I = np.bincount(self.train.item_N[self.positive_N], minlength=len(items.ids) + 1)
         unsampled = ~np.asarray(valid["sampled"].to_numpy(zero_copy_only=False), bool)
         self.valid_positive_N = (self.valid_label_N > 0) & unsampled & (self.counts_I[self.valid.item_N] > 0)
 
@@ -119,16 +120,18 @@ class RankerTask(Task):
     def _choices(self, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Items of the softmax, sorted, with their correction.
 
-        Small catalogues: all items of the training period. Large ones: the batch's own targets and uniform samples,
-        each corrected by the log of its expected count (Bengio and Senecal 2008; mixed with uniform samples as in
-        Yang et al. 2020, so that items that are rarely targets are seen as negatives too).
+        Small catalogues: all items of the training period. Large ones: the batch's own targets and uniform samples
+        (mixed as in Yang et al. 2020, so that items that are rarely targets are seen as negatives too), each once
+        and corrected by the log of its chance to be among them (Bengio and Senecal 2008).
         """
         if len(self.seen_S) <= self.knobs.full_softmax:
             return self.seen_S, np.zeros(len(self.seen_S))
         drawn = self.seen_S[rng.integers(0, len(self.seen_S), self.knobs.num_sampled)]
         chosen = np.unique(np.concatenate([targets, drawn]))
-        share = self.counts_I[chosen] / self.counts_I.sum()
-        return chosen, np.log(len(targets) * share + self.knobs.num_sampled / len(self.seen_S))
+        share = self.likes_I[chosen] / max(self.likes_I.sum(), 1)
+        expected = len(targets) * share + self.knobs.num_sampled / len(self.seen_S)
+        # Not the log of the expected count: however often an item was drawn, the softmax holds it once.
+        return chosen, np.log(-np.expm1(-expected))
 
     def loss(self, model: nn.Module, batch: RankerBatch) -> Loss:
         """See `Task.loss`."""

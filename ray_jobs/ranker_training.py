@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
+from models.ranking import content
 from models.ranking.calibration import Platt, fit_platt
 from models.ranking.evaluation import Rules
 from models.ranking.examples import Preprocessing
@@ -28,6 +29,7 @@ from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split, read_examples
 from ray_jobs.ranker_evaluation import Figure, evaluated, predicted, request_latency
 from ray_jobs.ranker_files import read_ranker, write_ranker
 from ray_jobs.ranker_task import Knobs, RankerTask, network_config
+from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import predictions
 from ray_jobs.training import Fitted, fit
 from ray_jobs.training_task import TrainingOptions
@@ -104,6 +106,9 @@ class Result(pydantic.BaseModel, frozen=True):
     best_epoch: int = pydantic.Field(description="Epoch whose weights were kept; 0 for floors.")
     num_parameters: int = pydantic.Field(description="Numbers that were learned.")
     seconds: float = pydantic.Field(description="Training time.")
+    content_versions: dict[str, str] = pydantic.Field(
+        description="Versions of the content that it was trained on, by the column that carries them."
+    )
     split_rows: dict[str, int] = pydantic.Field(description="Examples of each split.")
     window: tuple[str, str] = pydantic.Field(description="First and last day of the examples.")
 
@@ -138,8 +143,31 @@ def fit_preprocessing(config: Config, data: pa.Table, items: Items) -> Preproces
         num_recent=config.num_recent,
         num_tokens=items.tokens_IT.shape[1],
         summary_shape=summary_shape(train) if SUMMARY in config.inputs else (0, 0),
+        content_versions=content_versions(config, train, items),
         max_users=config.max_users,
     )
+
+
+def content_versions(config: Config, train: pa.Table, items: Items) -> dict[str, str]:
+    """Versions of the content that the candidate reads, by the column that carries them.
+
+    Raises:
+        ContentVersionError: If rows carry several versions, or the training set others than the catalogue.
+    """
+    found = {}
+    if TOKENS in config.inputs:
+        known = content.TOKENS
+        of_rows = content.only_version(content.carried(train, known), known, TRAINING_SET.name)
+        if of_rows not in ("", items.token_version):
+            raise content.ContentVersionError(
+                f"{TRAINING_SET.name} carries {known.what} of version {of_rows}, but {known.table} holds version "
+                f"{items.token_version}: materialize {TRAINING_SET.name} again."
+            )
+        found[known.version] = items.token_version
+    if SUMMARY in config.inputs:
+        known = content.SUMMARY
+        found[known.version] = content.only_version(content.carried(train, known), known, TRAINING_SET.name)
+    return found
 
 
 def summary_shape(train: pa.Table) -> tuple[int, int]:
@@ -171,8 +199,8 @@ def run(config: Config) -> Result:
     note(config.candidate, "scores validation and test", seconds=round(time.monotonic() - started, 1))
     table = predicted(ranker, data, items, config.version)
     written = config.warehouse.write(predictions(config.candidate), table, config.version)
-    rules = Rules(ranker.preprocessing.base_rate, config.resamples)
-    figures, left_out, metrics = evaluated(table, rules)
+    figures, left_out, metrics = evaluated(table, Rules(config.resamples))
+    metrics["train/base_rate"] = ranker.preprocessing.base_rate
     days = sorted(str(v.date()) for v in (data["event_timestamp"][i].as_py() for i in _extremes(data)))
     return Result(
         artifact=config.artifact,
@@ -182,6 +210,7 @@ def run(config: Config) -> Result:
         figures=figures,
         left_out=left_out,
         metrics=metrics | request_latency(ranker, data) | {"cost/train_seconds": told["seconds"]},
+        content_versions=ranker.preprocessing.content_versions,
         split_rows={s: of_split(data, s).num_rows for s in ("train", "valid", "test")},
         window=(days[0], days[-1]),
         **told,

@@ -1,19 +1,21 @@
 """What a request to a ranker looks like: MLflow signature, example rows and pinned requirements."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from ray_jobs.ranker_data import feature_columns, of_split, read_examples
+from ray_jobs.ranker_data import FEATURE_REFS, of_split, read_examples, request_columns
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.warehouse import Warehouse
 
 EXAMPLES = 8
+TYPES = {c.name: c.type for c in TRAINING_SET.columns}
 
 
-def signature(inputs: tuple[str, ...]) -> Any:
+def signature(kind: str, inputs: tuple[str, ...]) -> Any:
     """Typed columns of a request, all but the ids optional, and of the answer.
 
     Numbers are doubles, because a missing integer has no other form in a data frame.
@@ -23,9 +25,10 @@ def signature(inputs: tuple[str, ...]) -> Any:
     from mlflow.types.schema import Array
 
     columns: list[Any] = []
-    for name in feature_columns(inputs):
-        kind = next(c.type for c in TRAINING_SET.columns if c.name == name)
-        columns.append(ColSpec(_mlflow_type(kind, Array, DataType), name, required=name in ("user_id", "item_id")))
+    for name in request_columns(kind, inputs):
+        columns.append(
+            ColSpec(_mlflow_type(TYPES[name], Array, DataType), name, required=name in ("user_id", "item_id"))
+        )
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double, "score")]))
 
 
@@ -39,20 +42,41 @@ def _mlflow_type(kind: pa.DataType, array: Any, types: Any) -> Any:
     return types.string if pa.types.is_string(kind) else types.double
 
 
-def example_rows(warehouse: Warehouse, inputs: tuple[str, ...], predictions: pa.Table) -> pd.DataFrame:
+def example_rows(warehouse: Warehouse, kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:
     """A few rows of the test split as a request has them, with their ``example_id``."""
     data = of_split(read_examples(warehouse, inputs), "test").slice(0, EXAMPLES)
-    rows = {"example_id": data["example_id"].to_pylist()}
-    for name in feature_columns(inputs):
-        values = data[name].to_pylist()
-        if pa.types.is_list(data[name].type):
-            values = [v or [] for v in values]
-        elif pa.types.is_binary(data[name].type):
-            values = [v or b"" for v in values]
-        elif not pa.types.is_string(data[name].type):
-            values = [float("nan") if v is None else float(v) for v in values]
-        rows[name] = values
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"example_id": data["example_id"].to_pylist()}
+        | {name: _asked(name, data[name].to_pylist()) for name in request_columns(kind, inputs)}
+    )
+
+
+def request_of(served: Mapping[str, list[Any]], kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:
+    """What a registered ranker is asked, out of the online features of its service.
+
+    Args:
+        served: What Feast's ``get_online_features(..., full_feature_names=True).to_dict()`` gives.
+        kind: Kind of the ranker.
+        inputs: Its extra inputs.
+    """
+    return pd.DataFrame(
+        {
+            name: _asked(name, served[FEATURE_REFS.get(name, name).replace(":", "__")])
+            for name in request_columns(kind, inputs)
+        }
+    )
+
+
+def _asked(name: str, values: list[Any]) -> list[Any]:
+    """Values in the types of `signature`, which know no missing value but a number's."""
+    kind = TYPES[name]
+    if pa.types.is_list(kind):
+        return [v or [] for v in values]
+    if pa.types.is_binary(kind):
+        return [v or b"" for v in values]
+    if pa.types.is_string(kind):
+        return [v or "" for v in values]
+    return [float("nan") if v is None else float(v) for v in values]
 
 
 def pinned(packages: tuple[str, ...]) -> list[str]:

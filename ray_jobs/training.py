@@ -84,7 +84,7 @@ def fit(
         options: How it is trained.
         workers: Ray Train workers; 0 trains in this process (Ray Train's local mode), 2 or more by DDP.
         use_gpu: Whether each worker gets a GPU.
-        cpus_per_worker: CPUs of each worker.
+        cpus_per_worker: CPUs of each worker; threads of this process without workers.
         max_failures: How often lost workers are replaced before the training fails.
 
     Raises:
@@ -117,10 +117,23 @@ def fit(
         ),
     )
     try:
-        result: Any = _with_lines(trainer_of) if workers else trainer_of(None).fit()
+        result: Any = _with_lines(trainer_of) if workers else _here(trainer_of, int(cpus_per_worker))
     finally:
         artifacts.remove(scratch)
     return Fitted(**result.return_value)
+
+
+def _here(trainer_of: Callable[[Any], Any], threads: int) -> Any:
+    """Runs a trainer in this process, on as many threads as a worker would have.
+
+    Threads that wait for each other by spinning make an epoch many times slower where other processes need the cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(threads, 1))
+    try:
+        return trainer_of(None).fit()
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Relay:

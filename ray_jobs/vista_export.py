@@ -5,6 +5,7 @@ the shards that are missing; the table is written at the end, in one commit, so 
 """
 
 import datetime as dt
+import hashlib
 import json
 import sys
 import tempfile
@@ -20,11 +21,12 @@ import pydantic
 import torch
 from torch.utils import _pytree as pytree
 
-from models.vista.cache import Quantised, quantise, relative_error, to_arrow
+from models.identity import version_of
+from models.vista.cache import LEVELS, Quantised, quantise, relative_error, to_arrow
 from models.vista.histories import Events, Snapshots, cut_snapshots, history_batch
 from models.vista.model import Items
 from ray_jobs.artifacts import ArtifactStore
-from ray_jobs.checkpoints import read_model
+from ray_jobs.checkpoints import CONSTRUCTOR, PREPROCESSING, WEIGHTS, model_name, read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.progress import Progress
 from ray_jobs.tables.vista import USER_SUMMARIES
@@ -32,6 +34,8 @@ from ray_jobs.vista_data import bucket_of, catalogue_of, encode_events, known_it
 from ray_jobs.vista_training import LoadedVista, load_vista
 from ray_jobs.warehouse import Warehouse
 
+# What stored bytes mean, and how the model is run to get them. Raise `code` when `Summarise` gives other summaries.
+CACHE_FORMAT = {"dtype": "int8", "levels": LEVELS, "scale": "float32 a token", "code": "1"}
 SHARD, STATISTICS = "summaries.parquet", "statistics.json"
 SUMS, LARGEST = ("users", "snapshots", "tokens", "error_sum", "logits", "logit_sum"), ("error_max", "logit_max")
 
@@ -58,6 +62,7 @@ class Result(pydantic.BaseModel, frozen=True):
     """What an export came to."""
 
     version: str = pydantic.Field(description="Version of the table.")
+    content_version: str = pydantic.Field(description="Version of the model and format that its summaries are of.")
     users: int = pydantic.Field(description="Users with a summary.")
     snapshots: int = pydantic.Field(description="Rows: snapshots of histories.")
     shards_run: int = pydantic.Field(description="Shards that this call computed.")
@@ -77,6 +82,7 @@ class Summarise:
     def __init__(self, config: Config):
         self.config = config
         self.loaded: LoadedVista = load_vista(config.artifacts, config.model)
+        self.content_version = content_version(config.artifacts, config.model)
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
         self.loaded.model.to(self.device)
         codes = read_codes(config.warehouse, self.loaded.preprocessing["semantic_ids"])
@@ -156,7 +162,7 @@ class Summarise:
                     "summary": summaries,
                     "scales": scales,
                     "is_latest": pa.array(snapshots.latest),
-                    "summary_version": pa.array([self.config.version]).take(pa.array(np.zeros(num, np.int64))),
+                    "summary_version": pa.array([self.content_version]).take(pa.array(np.zeros(num, np.int64))),
                     "event_timestamp": moments,
                     "created_timestamp": pa.array([dt.datetime.now(dt.UTC)], pa.timestamp("us", tz="UTC")).take(
                         pa.array(np.zeros(num, np.int64))
@@ -164,6 +170,24 @@ class Summarise:
                 }
             )
         )
+
+
+def content_version(artifacts: ArtifactStore, model: str) -> str:
+    """Identity of what makes summaries: weights, constructor, vocabularies and codebooks, and the cache's format.
+
+    Not of the events that they saw: a ranker reads summaries of later events as it read those that it learned from.
+    What they saw is told by ``event_timestamp``.
+
+    Args:
+        artifacts: Where the model is.
+        model: Version of the trained model.
+    """
+    with artifacts.local(model_name(model)) as folder:
+        parts = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in (WEIGHTS, CONSTRUCTOR, PREPROCESSING)
+        }
+    return version_of(model=parts, cache=CACHE_FORMAT)
 
 
 def shard_name(config: Config, shard: int) -> str:
@@ -213,6 +237,7 @@ def _publish(config: Config, shards: list[int], num_kept: int) -> Result:
     sizes = read_model(config.artifacts, config.model).constructor
     result = Result(
         version=config.version,
+        content_version=content_version(config.artifacts, config.model),
         users=int(sums["users"]),
         snapshots=int(sums["snapshots"]),
         shards_run=len(shards) - num_kept,

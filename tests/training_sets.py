@@ -17,7 +17,16 @@ SUMMARY_TOKENS, SUMMARY_WIDTH = 2, 8
 
 
 def seed_training_set(
-    tables, *, num_users=120, num_items=60, per_user=16, seed=0, late_share=0.0, permute_tokens=False, version="ts"
+    tables,
+    *,
+    num_users=120,
+    num_items=60,
+    per_user=16,
+    seed=0,
+    late_share=0.0,
+    permute_tokens=False,
+    version="ts",
+    content="",
 ):
     """Writes items, caption tokens, splits and the training set.
 
@@ -34,8 +43,9 @@ def seed_training_set(
         late_share: Share of items that the training period never saw.
         permute_tokens: Give every item the caption tokens of another one: the placebo.
         version: Version of all tables.
+        content: Version of caption tokens and summaries; that of the tables by default.
     """
-    rng = np.random.default_rng(seed)
+    rng, content = np.random.default_rng(seed), content or version
     genre = rng.integers(0, NUM_TASTES, num_items)
     late = rng.random(num_items) < late_share
     owner = rng.permutation(num_items) if permute_tokens else np.arange(num_items)
@@ -70,7 +80,7 @@ def seed_training_set(
                     "item_id": f"i{i}",
                     "token_ids": tokens[i],
                     "tokens": [str(t) for t in tokens[i]],
-                    "token_version": version,
+                    "token_version": content,
                     "event_timestamp": EPOCH,
                 }
                 for i in range(num_items)
@@ -123,6 +133,7 @@ def seed_training_set(
                     "item_num_likes": int(before[1][i]) if before[0][i] else None,
                     "item_mean_value": 3 + 2 * before[1][i] / before[0][i] if before[0][i] else None,
                     "item_token_ids": tokens[i],
+                    "item_token_version": content,
                     "item_codes": None,
                     "user_num_events": len(known),
                     "user_num_likes": sum(y for _, y in known),
@@ -131,6 +142,7 @@ def seed_training_set(
                     "user_recent_labels": [y for _, y in known],
                     "user_summary": summary.tobytes() if known else None,
                     "user_summary_scales": [1 / 127] * SUMMARY_TOKENS if known else None,
+                    "user_summary_version": content if known else None,
                 }
             )
             recent.append((i, liked))

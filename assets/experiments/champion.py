@@ -6,7 +6,7 @@ import json
 import dagster as dg
 import pyarrow as pa
 
-from assets.experiments.decisions import PROMOTED, standing_row
+from assets.experiments.decisions import PROMOTED, is_carried, standing_row
 from assets.experiments.records import started_by
 from assets.failures import data_errors_are_final
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
@@ -94,7 +94,7 @@ def champion(
     row = standing_row(tables) or {}
     key = f"promote:{tables.version(CHALLENGER)}"
     moves = ledger.promotions()
-    due = row["decision"] == PROMOTED and all(move.key != key for move in moves)
+    due = row["decision"] == PROMOTED and is_carried(row) and all(move.key != key for move in moves)
     if not due and tables.is_current(CHAMPION, champion_version(tables, ledger)):
         return report.unchanged(
             tables,

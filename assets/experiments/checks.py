@@ -4,7 +4,7 @@ import json
 
 import dagster as dg
 
-from assets.experiments.decisions import REFUSED, rules_markdown, standing_row
+from assets.experiments.decisions import PROMOTED, REFUSED, is_carried, label_of, rules_markdown, standing_row
 from assets.quality import Expect, table_checks
 from assets.resources import Ledger, Tables
 from ray_jobs.tables.experiments import ASSIGNMENT, CHALLENGER, CHAMPION, EXPERIMENT_CANDIDATES
@@ -57,13 +57,15 @@ champion_checks = table_checks(
     name="gate",
     blocking=True,
     description="The challenger beats champion and floor on test AUC with the interval above zero, and is "
-    "calibrated. Passes when nothing challenges.",
+    "calibrated. Passes when nothing challenges; warns when the challenger was refused, which is a night like "
+    "any other; blocks when a promotion stands that its own rules do not carry.",
 )
 def gate(tables: Tables) -> dg.AssetCheckResult:
     """Holds back a promotion that the evidence does not carry."""
     row = standing_row(tables) or {}
     rules = json.loads(row["rules"])
     failed = [r for r in rules if not r["ok"]]
+    uncarried = row["decision"] == PROMOTED and not is_carried(row)
     shown = (
         "valid_auc",
         "baseline_valid_auc",
@@ -79,9 +81,12 @@ def gate(tables: Tables) -> dg.AssetCheckResult:
         "num_users",
     )
     return dg.AssetCheckResult(
-        passed=row["decision"] != REFUSED,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=row["reason"],
+        passed=row["decision"] != REFUSED and not uncarried,
+        severity=dg.AssetCheckSeverity.ERROR if uncarried else dg.AssetCheckSeverity.WARN,
+        description=f"{label_of(row)} stands as promoted, but its rules do not carry that: materialize "
+        "experiments/challenger again."
+        if uncarried
+        else row["reason"],
         metadata={name: row[name] for name in shown if row[name] is not None}
         | {
             "decision": row["decision"],

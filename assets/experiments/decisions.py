@@ -53,6 +53,12 @@ def label_of(row: dict[str, Any]) -> str:
     return f"{row['challenger']}@{row['challenger_version']}"
 
 
+def is_carried(row: dict[str, Any]) -> bool:
+    """Whether every rule that was put to a challenger holds; without rules nothing is carried."""
+    rules = json.loads(row["rules"])
+    return bool(rules) and all(r["ok"] for r in rules)
+
+
 def state_now(ledger: Ledger) -> State:
     """The state that a new decision would be made in."""
     moves = ledger.promotions()

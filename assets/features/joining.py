@@ -11,25 +11,15 @@ from assets.features.published_views import BY_NAME
 from feature_repo.publications import Publication
 from feature_repo.versions import require_rows_of
 from ray_jobs.progress import Progress
+from ray_jobs.ranker_data import FEATURE_REFS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.warehouse import TIMESTAMP, Warehouse
 
 EXAMPLE_COLUMNS = ["example_id", "user_id", "item_id", "timestamp", "label", "sampled", "split", "position"]
 # Column of the training set: Feast view and feature.
-FEATURES = {
-    "item_num_events": ("item_popularity", "num_events"),
-    "item_num_likes": ("item_popularity", "num_likes"),
-    "item_mean_value": ("item_popularity", "mean_value"),
-    "item_token_ids": ("item_captions", "token_ids"),
+FEATURES = {name: (view, feature) for name, ref in FEATURE_REFS.items() for view, feature in [ref.split(":")]} | {
     "item_codes": ("item_semantic_ids", "codes"),
-    "user_num_events": ("user_activity", "num_events"),
-    "user_num_likes": ("user_activity", "num_likes"),
-    "user_mean_value": ("user_activity", "mean_value"),
-    "user_recent_item_ids": ("user_activity", "recent_item_ids"),
-    "user_recent_labels": ("user_activity", "recent_labels"),
-    "user_summary": ("user_vista", "summary"),
-    "user_summary_scales": ("user_vista", "scales"),
 }
 JOINED_VIEWS = tuple(BY_NAME[name] for name in dict.fromkeys(view for view, _ in FEATURES.values()))
 
@@ -85,7 +75,7 @@ class Joined:
 
     def _join(self, examples: pa.Table) -> pa.Table:
         versions = {v.name: v.content_version for v in JOINED_VIEWS if v.content_version}
-        asked = [*FEATURES.values(), *versions.items()]
+        asked = dict.fromkeys([*FEATURES.values(), *versions.items()])
         found = self.store.get_historical_features(
             entity_df=examples.to_pandas(types_mapper=pd.ArrowDtype),
             features=[f"{v}:{f}" for v, f in asked],

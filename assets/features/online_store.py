@@ -14,7 +14,7 @@ from assets.reporting import Report, definition_metadata
 from assets.resources import Features, Tables
 from ray_jobs.tables.features import ONLINE_PUBLICATIONS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 MEASURED_SERVICE = "ranker_dlrm_vista_v1"
 
 

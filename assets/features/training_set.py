@@ -16,7 +16,7 @@ from models.identity import version_of
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import SPLITS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class PointInTime(enum.Enum):
@@ -60,10 +60,10 @@ class TrainingSetConfig(dg.Config):
 def training_set(
     context: dg.AssetExecutionContext, config: TrainingSetConfig, tables: Tables, features: Features
 ) -> dg.MaterializeResult:
-    """Every labelled example with every feature that any ranker uses, each as of the example's own moment.
+    """Every labelled example with the features of items and users as of the example's own moment.
 
     Grain: one example of `interactions/splits`. Joined point in time by Feast (DuckDB), in chunks. Read by the
-    candidates of `ranking`, each of which takes the columns of its FeatureService.
+    candidates of `ranking`, each of which takes the columns of its FeatureService. Content carries its version.
 
     If this is red: `no_rows_lost` means that the join dropped or doubled examples; do not train on it. A content
     version that is refused means that captions, codebooks or summaries are older than what is published:

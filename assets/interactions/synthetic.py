@@ -12,7 +12,7 @@ from upath import UPath
 
 from models.identity import version_of
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 CUISINES = {
     "Levantine": ("chickpea", "tahini", "parsley"),
     "Nordic": ("rye", "herring", "dill"),
@@ -67,7 +67,7 @@ def _catalogue(config: SyntheticConfig, rng: np.random.Generator) -> tuple[pl.Da
                 "item_id": f"dish-{i:05d}",
                 "title": title,
                 "description": f"A {MOODS[mood[i]]} {FORMS[form[i]].lower()} of the {kitchen} "
-                "kitchen with {first} and {second}.",
+                f"kitchen with {first} and {second}.",
                 "categories": f"{kitchen}|{FORMS[form[i]]}",
                 "image_uri": f"images/dish-{i:05d}.png" if config.images else None,
                 "available_from": (FIRST_DAY + dt.timedelta(seconds=int(since[i]))).isoformat(),

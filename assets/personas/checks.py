@@ -9,7 +9,7 @@ from assets.quality import Expect, table_checks
 from assets.resources import Tables
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import SPLITS
-from ray_jobs.tables.personas import PERSONA_COVERAGE, USER_PERSONAS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE, USER_PERSONAS
 
 KEY = dg.AssetKey(["personas", "user_personas"])
 MAX_FAILED_SHARE = 0.1
@@ -90,17 +90,29 @@ def explorations_are_new(tables: Tables) -> dg.AssetCheckResult:
     return _told("explorations are not new", pl.concat([known, twice]), explored.height)
 
 
-@dg.asset_check(asset=KEY, name="coverage", description="Every user is accounted for, and few personas failed.")
+@dg.asset_check(
+    asset=KEY, name="coverage", description="Every user is accounted for, few personas failed, and the budget held."
+)
 def every_user_is_accounted_for(tables: Tables) -> dg.AssetCheckResult:
     """Users without a persona are counted, not hidden."""
     (row,) = tables.read(PERSONA_COVERAGE).to_pylist()
-    written = tables.warehouse().num_rows(USER_PERSONAS)
+    written = pl.DataFrame(tables.read(USER_PERSONAS, ["content_key"]))
+    paid = 0
+    if written.height and tables.warehouse().exists(PERSONA_STORE):
+        store = pl.DataFrame(tables.read(PERSONA_STORE, ["content_key", "prompt_tokens", "completion_tokens"]))
+        store = store.unique("content_key").join(written, on="content_key", how="semi")
+        paid = int(store.select(pl.col("prompt_tokens", "completion_tokens").sum()).sum_horizontal().item())
     parts = row["users_written"] + row["users_failed"] + row["users_over_budget"] + row["users_too_little_history"]
     tried = row["users_written"] + row["users_failed"]
     share = row["users_failed"] / tried if tried else 0.0
     told = []
-    if parts != row["users"] or written != row["users_written"]:
-        told.append(f"{row['users']} users, but {parts} are accounted for and {written} personas stand.")
+    if parts != row["users"] or written.height != row["users_written"]:
+        told.append(f"{row['users']} users, but {parts} are accounted for and {written.height} personas stand.")
+    if paid > row["token_budget"]:
+        told.append(
+            f"The personas cost {paid:,} tokens, above the budget of {row['token_budget']:,}: set "
+            "BELVEDERE_PERSONA_TOKEN_BUDGET lower, as this model needs more tokens than were planned."
+        )
     if share > MAX_FAILED_SHARE:
         told.append(
             f"{share:.0%} of the personas could not be written (threshold {MAX_FAILED_SHARE:.0%}): see "
@@ -113,6 +125,7 @@ def every_user_is_accounted_for(tables: Tables) -> dg.AssetCheckResult:
         metadata={
             "share_failed": round(share, 4),
             "threshold": MAX_FAILED_SHARE,
+            "tokens_paid": paid,
             "failing_sample": " ".join(told),
             **{k: v for k, v in row.items() if k != "created_timestamp"},
         },

@@ -13,7 +13,7 @@ from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, USER_PERSONAS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class PersonasConfig(dg.Config):

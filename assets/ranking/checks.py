@@ -147,7 +147,9 @@ def models_beat_popularity(tables: Tables) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=weak.is_empty() and not found.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
-        description=None
+        description="No AUC could be compared, because the test split holds one class only: give it more events."
+        if found.is_empty()
+        else None
         if weak.is_empty()
         else (
             f"{', '.join(weak['candidate'])} {'does' if weak.height == 1 else 'do'} not surely beat "

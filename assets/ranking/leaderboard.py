@@ -16,7 +16,7 @@ from assets.resources import RayJobs, Tables, Tracking
 from models.identity import version_of
 from ray_jobs.tables.ranking import LEADERBOARD, RANKERS, predictions
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 NAMES = tuple(spec.name for spec in CANDIDATES)
 BASELINES = ("dlrm", "popularity")
 SHOWN = ("auc", "logloss", "normalized_entropy", "ece", "hr_at_10", "ndcg_at_10")

@@ -17,9 +17,11 @@ from assets.ranking import plots
 from assets.ranking.specs import CandidateSpec
 from assets.resources import Tables, Tracking
 from assets.source_revision import source_revision
+from ray_jobs.tables.clusters import CODEBOOKS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.ranking import predictions
+from ray_jobs.warehouse import Table
 
 EXPERIMENT = "ranking"
 TIE_RULE = "timestamp, then input order"
@@ -66,13 +68,13 @@ def register(
             context,
             EXPERIMENT,
             name,
-            params=run_params(spec, job, result, split_rule(tables)),
-            tags=run_tags(spec, job, tables),
+            params=run_params(spec, job, result, split_rule(tables)) | codebook_widths(tables),
+            tags=run_tags(spec, job, tables) | content_tags(result) | partition_tag(context),
             note=run_note(spec, result),
         ) as run,
         tempfile.TemporaryDirectory() as folder,
     ):
-        _log_inputs(mlflow, tables, result)
+        log_dataset(mlflow, tables, TRAINING_SET, ("train", "valid", "test"))
         _log_metrics(mlflow, run, result)
         for path, content in run_artifacts(table, result).items():
             (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +101,20 @@ def split_rule(tables: Tables) -> str:
         if data["split"].equals(data[rule].rename("split")):
             return rule
     return "custom"
+
+
+def codebook_widths(tables: Tables) -> dict[str, str]:
+    """Codes of each level of the semantic IDs in force, coarse to fine, as a parameter of a run."""
+    if not tables.warehouse().exists(CODEBOOKS):
+        return {"semantic_id_widths": "none"}
+    sizes = pl.DataFrame(tables.read(CODEBOOKS, columns=["level"])).group_by("level").len().sort("level")
+    return {"semantic_id_widths": "x".join(str(n) for n in sizes["len"])}
+
+
+def partition_tag(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """The days that the Dagster run was for, as a tag of a run."""
+    ends = [context.run.tags.get(f"dagster/asset_partition_range_{end}", "") for end in ("start", "end")]
+    return {"dagster.partition": "...".join(ends) if all(ends) else context.run.tags.get("dagster/partition", "none")}
 
 
 def run_params(spec: CandidateSpec, job: Any, result: Any, split: str) -> dict[str, Any]:
@@ -146,6 +162,11 @@ def run_tags(spec: CandidateSpec, job: Any, tables: Tables) -> dict[str, str]:
     }
 
 
+def content_tags(result: Any) -> dict[str, str]:
+    """Versions of the content that the ranker was trained on, and refuses to do without."""
+    return {f"content.{column}": version for column, version in result.content_versions.items()}
+
+
 def run_note(spec: CandidateSpec, result: Any) -> str:
     """Note on top of the run: hypothesis and findings. `ranking/leaderboard` adds the paired verdict."""
     rows = [
@@ -171,18 +192,19 @@ def run_note(spec: CandidateSpec, result: Any) -> str:
     )
 
 
-def _log_inputs(mlflow: Any, tables: Tables, result: Any) -> None:
+def log_dataset(mlflow: Any, tables: Tables, table: Table, contexts: tuple[str, ...]) -> None:
+    """Logs a table, by location and version, as the dataset of the active run, once for each use of it."""
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    version = tables.version(TRAINING_SET)
-    for split in ("train", "valid", "test"):
-        source = DeltaDatasetSource(path=tables.uri(TRAINING_SET))
+    for context in contexts:
         # MLflow takes digests of at most 36 characters.
         dataset = MetaDataset(  # type: ignore[abstract]
-            source, name=f"training_set/{split}", digest=f"{version}-{split}"
+            DeltaDatasetSource(path=tables.uri(table)),
+            name=f"{table.name.split('/')[1]}/{context}",
+            digest=f"{tables.version(table)}-{context}"[:36],
         )
-        mlflow.log_input(dataset, context=split)
+        mlflow.log_input(dataset, context=context)
 
 
 def _log_metrics(mlflow: Any, run: Any, result: Any) -> None:
@@ -233,7 +255,7 @@ def _log_model(
     """Logs and registers the model, loads it back and compares its scores with those of the evaluation."""
     from ray_jobs.serving_signature import example_rows, pinned, signature
 
-    sample = example_rows(tables.warehouse(), spec.inputs, table)
+    sample = example_rows(tables.warehouse(), spec.kind, spec.inputs)
     example = sample.drop(columns=["example_id"])
     client = mlflow.MlflowClient()
     with tables.artifacts().local(job.artifact) as folder:
@@ -242,7 +264,7 @@ def _log_model(
             python_model=str(SOURCES / "ray_jobs" / "serving_model.py"),
             artifacts={"ranker": str(folder)},
             code_paths=[str(SOURCES / "models"), str(SOURCES / "ray_jobs")],
-            signature=signature(spec.inputs),
+            signature=signature(spec.kind, spec.inputs),
             input_example=example,
             pip_requirements=pinned(PACKAGES),
             registered_model_name=spec.model_name,
@@ -285,6 +307,7 @@ def _log_model(
         "training_set": tables.version(TRAINING_SET),
         "artifact": job.artifact,
         "validation": "pending",
+        **content_tags(result),
     }.items():
         client.set_model_version_tag(spec.model_name, version, key, value)
     return version

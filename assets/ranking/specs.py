@@ -13,7 +13,7 @@ from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.warehouse import Table
 
-CODE_VERSION = "1"
+CODE_VERSION = "3"
 
 Kind = Literal["dlrm", "popularity", "item_knn", "markov_chain"]
 Input = Literal["tokens", "summary"]
@@ -69,14 +69,14 @@ CANDIDATES = (
         "item_knn",
         "cosine neighbours of the user's recent likes",
         "Items that the same people like are alike: co-occurrence without learning is a strong floor.",
-        "ranker_dlrm_v1",
+        "ranker_item_knn_v1",
     ),
     CandidateSpec(
         "markov_chain",
         "markov_chain",
         "transition counts from the last item to the next",
         "The last item alone says what comes next.",
-        "ranker_dlrm_v1",
+        "ranker_markov_chain_v1",
     ),
     CandidateSpec(
         "dlrm",

@@ -15,6 +15,7 @@ FLOOR = 0.5
 MAX_MEAN_ERROR, MAX_ERROR = 0.02, 0.1
 MAX_LOGIT_CHANGE = 0.1
 SAMPLE = 5
+ROWS_AT_ONCE = 65_536
 
 SUMMARIZER = dg.AssetKey(["vista", "summarizer"])
 SUMMARIES = dg.AssetKey(["vista", "user_summaries"])
@@ -105,14 +106,18 @@ def summaries_are_faithful(tables: Tables) -> dg.AssetCheckResult:
 )
 def values_are_whole(tables: Tables) -> dg.AssetCheckResult:
     """Sizes by the model's row; scales finite and not negative."""
-    data = tables.read(USER_SUMMARIES, ["user_id", "summary", "scales"])
     model = tables.read(VISTA_MODELS, ["num_tokens", "width"]).to_pylist()[0]
-    sizes = pc.binary_length(data["summary"]).to_numpy()
-    counts = pc.list_value_length(data["scales"]).to_numpy()
-    values = pc.list_flatten(data["scales"]).to_numpy()
-    owner = np.repeat(np.arange(len(counts)), counts)
-    bad = (sizes != model["num_tokens"] * model["width"]) | (counts != model["num_tokens"])
-    bad[owner[~(np.isfinite(values) & (values >= 0))]] = True
+    parts = []
+    # In parts: all summaries at once are the largest thing that the platform keeps.
+    for data in tables.warehouse().batches(USER_SUMMARIES, ["summary", "scales"], num_rows=ROWS_AT_ONCE):
+        sizes = pc.binary_length(data["summary"]).to_numpy()
+        counts = pc.list_value_length(data["scales"]).to_numpy()
+        values = pc.list_flatten(data["scales"]).to_numpy()
+        owner = np.repeat(np.arange(len(counts)), counts)
+        wrong = (sizes != model["num_tokens"] * model["width"]) | (counts != model["num_tokens"])
+        wrong[owner[~(np.isfinite(values) & (values >= 0))]] = True
+        parts.append(wrong)
+    bad = np.concatenate([np.zeros(0, bool), *parts])
     sample = np.flatnonzero(bad)[:SAMPLE].tolist()
     return dg.AssetCheckResult(
         passed=not bad.any(),

@@ -1,16 +1,25 @@
 """How a trained summariser is told to MLflow: one run and one registered version a model, however often it is asked."""
 
+import base64
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.compute as pc
 
+from assets.ranking.registration import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.resources import Tables, Tracking
+from assets.source_revision import source_revision
+from assets.vista.charts import training_curve
+from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
 EXPERIMENT = "vista"
 REGISTERED = "vista_summarizer"
 MODEL_FOLDER = "model"
+PACKAGES = ("numpy", "pyarrow", "safetensors", "torch")
 
 
 def log_training(
@@ -47,15 +56,30 @@ def log_training(
         f"{fitted.final_metrics['valid_auc_high']:.4f} over users), "
         f"best of {fitted.epochs} epochs: epoch {fitted.best_epoch}."
     )
+    ends = pc.min_max(tables.read(RAW_INTERACTIONS, ["timestamp"])["timestamp"]).as_py()
+    first, last = (ends[end].date().isoformat() for end in ("min", "max"))
     with tracking.run(
         context,
         EXPERIMENT,
-        f"vista {fitted.name[-8:]}",
-        params=params,
-        tags=tags | {"model_version": fitted.name},
+        f"vista {first}..{last} {source_revision()} {fitted.name[-8:]}",
+        params=params
+        | {
+            "split_rule": split_rule(tables),
+            "tie_rule": TIE_RULE,
+            "negatives": "the examples of interactions/splits that were not liked",
+            "window_first_day": first,
+            "window_last_day": last,
+        }
+        | codebook_widths(tables),
+        tags=tags
+        | partition_tag(context)
+        | {"model_version": fitted.name, "status": "candidate", "feature_view": "user_vista"},
         note=note,
     ) as run:
         client.log_batch(run.info.run_id, metrics=_metrics(mlflow, fitted))
+        log_dataset(mlflow, tables, RAW_INTERACTIONS, ("histories",))
+        log_dataset(mlflow, tables, SPLITS, ("train", "valid", "test"))
+        _log_artifacts(mlflow, fitted)
         with tables.artifacts().local(fitted.artifact) as local:
             mlflow.log_artifacts(str(local), MODEL_FOLDER)
         _register(
@@ -92,6 +116,22 @@ def _metrics(mlflow: Any, fitted: Any) -> list[Any]:
         for k, v in final.items()
         if k not in ("valid/auc", "valid/logloss")
     ]
+
+
+def _log_artifacts(mlflow: Any, fitted: Any) -> None:
+    """The history of the training, its curve, and the packages that load the model."""
+    from ray_jobs.serving_signature import pinned
+
+    picture = (training_curve(fitted.history, fitted.best_epoch).md_str or "").split("base64,")[1].rstrip(")")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in {
+            "plots/training.png": base64.b64decode(picture),
+            "history.json": json.dumps(fitted.history, indent=1).encode(),
+            "requirements.txt": "".join(f"{package}\n" for package in pinned(PACKAGES)).encode(),
+        }.items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
+        mlflow.log_artifacts(folder)
 
 
 def _register(client: Any, source: str, run_id: str, tags: dict[str, str]) -> None:

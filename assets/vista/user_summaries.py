@@ -11,7 +11,7 @@ from models.identity import version_of
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES, VISTA_MODELS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class UserSummariesConfig(dg.Config):
@@ -41,6 +41,7 @@ def user_summaries(
 
     One row a snapshot: after every block of events (so that training rows can join the summary of their moment) and
     after the last event (`is_latest`, served online); never inside of a tie in time. int8 with one scale a token.
+    `summary_version` names the model and the format, not the events: rankers refuse another one than they learned from.
     `features` publishes it, `ranking` attends to it. If this is red: run it again; the export resumes at the next
     shard of users, and readers see the former version until all of it is there.
     """

@@ -109,7 +109,8 @@ def rules_of(evidence: Evidence, max_ece: float) -> tuple[Rule, ...]:
     rules = []
     if evidence.champion is not None:
         rules.append(_beats(f"beats champion {evidence.champion}", evidence.against_champion))
-    rules.append(_beats(f"beats floor {evidence.floor}", evidence.against_floor))
+    beats_floor = _beats(f"beats floor {evidence.floor}", evidence.against_floor)
+    rules.append(beats_floor._replace(observed="is the floor itself") if evidence.challenger_is_floor else beats_floor)
     # `not (x <= bound)` is also true for NaN: what could not be measured does not pass.
     rules.append(
         Rule(

@@ -11,7 +11,8 @@ from models.language.words import content_words
 TITLE_CHARS, DESCRIPTION_CHARS, CATEGORY_CHARS, ATTRIBUTE_CHARS = 120, 400, 40, 40
 MAX_CATEGORIES, MAX_ATTRIBUTES, MAX_TAGS = 8, 6, 12
 OPEN, CLOSE = "<item>", "</item>"
-_FENCE = re.compile(r"<\s*/?\s*item\s*>", re.IGNORECASE)
+# So many times the limit of a text are looked at: the rest of a very long one cannot be shown anyway.
+READ_AHEAD = 16
 _KEY = re.compile(r"[^0-9a-zA-Z_ -]")
 
 
@@ -32,12 +33,13 @@ class Item(NamedTuple):
 
 
 def clean(text: str, limit: int) -> str:
-    """One line of printable text of at most ``limit`` characters that cannot close the fence."""
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(" " if c.isspace() or not c.isprintable() else c for c in text)
-    # Until nothing changes: removing one fence may join the halves of another.
-    while (cut := _FENCE.sub(" ", text)) != text:
-        text = cut
+    """One line of printable text of at most ``limit`` characters.
+
+    Without angle brackets it can neither close the fence nor hold a chat model's control token (``<|im_end|>``), which
+    an endpoint would take for one.
+    """
+    text = unicodedata.normalize("NFKC", text[: READ_AHEAD * limit])
+    text = "".join(" " if c in "<>" or not c.isprintable() else c for c in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0]
 

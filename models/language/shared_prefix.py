@@ -1,8 +1,8 @@
 """Attention for prompts that share their first tokens: the prefix's keys and values exist once, not once a row.
 
-The scores against the prefix are one large matrix product over all rows; the scores against a row's own tokens are
-a small one a row; one softmax runs over both. The result equals plain attention over the concatenation. The idea is
-that of Hydragen (Juravsky et al. 2024, arXiv:2402.05099), with one softmax where they merge two by log-sum-exp.
+All rows attend to the prefix as the queries of one sequence; each attends to its own tokens; the two are merged by
+their log-sum-exp. The result equals plain attention over the concatenation (Hydragen: Juravsky et al. 2024,
+arXiv:2402.05099).
 
 Legend: B rows, H query heads, G key-value heads, R = H / G, Q query tokens, P prefix tokens, L own tokens, D width.
 """
@@ -130,26 +130,39 @@ def shared_prefix_attention(
         )
     b, h, q, d = query.shape
     g, own = key.shape[1], key.shape[2]
-    r, p = h // g, shared_prefix.length
+    r = h // g
     layer: Any = module.layer_idx
     scale = d**-0.5 if scaling is None else scaling
-    k_prefix, v_prefix = shared_prefix.keys[layer][0], shared_prefix.values[layer][0]
-    q_BGRQD = query.view(b, g, r, q, d)
-    q_GND = q_BGRQD.transpose(0, 1).reshape(g, b * r * q, d)
-    q_BGND = q_BGRQD.reshape(b, g, r * q, d)
-    to_prefix = torch.bmm(q_GND, k_prefix.transpose(1, 2)).view(g, b, r, q, p).transpose(0, 1)
-    to_own = torch.matmul(q_BGND, key.transpose(2, 3)).view(b, g, r, q, own)
-    scores = torch.empty(b, g, r, q, p + own, dtype=torch.float32, device=query.device)
-    scores[..., :p] = to_prefix
-    scores[..., p:] = to_own
-    scores *= scale
-    if attention_mask is not None:
-        scores[..., p:] += attention_mask.unsqueeze(2)
-    weights = torch.softmax(scores, -1).to(query.dtype)
-    w_prefix = weights[..., :p].transpose(0, 1).reshape(g, b * r * q, p)
-    out = torch.bmm(w_prefix, v_prefix).view(g, b, r, q, -1).transpose(0, 1).reshape(b, h, q, -1)
-    out = out + torch.matmul(weights[..., p:].reshape(b, g, r * q, own), value).view(b, h, q, -1)
-    return out.transpose(1, 2).contiguous(), None
+    q_BGND = query.reshape(b, g, r * q, d)
+    mask = None if attention_mask is None else attention_mask.expand(b, 1, q, own).repeat(1, 1, r, 1)
+    out, lse = _attend(q_BGND, key, value, mask, scale)
+    if shared_prefix.length:
+        q_1GND = q_BGND.transpose(0, 1).reshape(1, g, b * r * q, d)
+        over_prefix, lse_prefix = _attend(
+            q_1GND, shared_prefix.keys[layer], shared_prefix.values[layer], None, scale
+        )
+        over_prefix = over_prefix.view(g, b, r * q, -1).transpose(0, 1)
+        lse_prefix = lse_prefix.view(g, b, r * q).transpose(0, 1)
+        # The softmax over both parts weighs each by its share of the exponentials' sum.
+        share = torch.sigmoid(lse_prefix - lse).unsqueeze(-1).to(out.dtype)
+        out = torch.lerp(out, over_prefix, share)
+    return out.view(b, h, q, -1).transpose(1, 2).contiguous(), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention ``(B, G, N, D)`` with the logarithm of the sum of the exponentials ``(B, G, N)``."""
+    if query.device.type == "cpu":
+        mask = None if mask is None else mask.to(query.dtype)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=mask, scale=scale
+        )
+    scores = torch.matmul(query, key.transpose(2, 3)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    lse = torch.logsumexp(scores, -1)
+    return torch.matmul(torch.exp(scores - lse.unsqueeze(-1)).to(value.dtype), value), lse
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)

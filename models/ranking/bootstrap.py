@@ -24,8 +24,12 @@ def user_weights(num_users: int, resamples: int, seed: int) -> np.ndarray:
     """How often each user is drawn in each resample, (R, U): multinomial, so every row sums to U."""
     if not num_users:
         return np.zeros((resamples, 0), np.float32)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(num_users, np.full(num_users, 1.0 / num_users), size=resamples).astype(np.float32)
+    rng, share_U = np.random.default_rng(seed), np.full(num_users, 1.0 / num_users)
+    weight_RU = np.empty((resamples, num_users), np.float32)
+    # One at a time: all at once are integers of three times the size before they are cast.
+    for resample in range(resamples):
+        weight_RU[resample] = rng.multinomial(num_users, share_U)
+    return weight_RU
 
 
 def ratio(numerator_U: np.ndarray, denominator_U: np.ndarray, weight_RU: np.ndarray) -> np.ndarray:
@@ -37,6 +41,8 @@ def ratio(numerator_U: np.ndarray, denominator_U: np.ndarray, weight_RU: np.ndar
 
 def resampled_auc(score_N: np.ndarray, label_N: np.ndarray, user_N: np.ndarray, weight_RU: np.ndarray) -> np.ndarray:
     """AUC of each resample, (R,), a few resamples at a time so that memory stays bounded."""
+    order = np.argsort(score_N, kind="stable")
+    score_N, label_N, user_N = score_N[order], label_N[order], user_N[order]
     step = max(1, WEIGHTS_AT_ONCE // max(len(score_N), 1))
     parts = [
         auc(score_N, label_N, weight_RU[start : start + step][:, user_N]) for start in range(0, len(weight_RU), step)

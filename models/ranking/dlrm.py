@@ -18,6 +18,8 @@ from torch import nn
 
 from models.ranking.tokens import TokenBag
 
+ITEMS_AT_ONCE = 16_384
+
 
 @dataclasses.dataclass(frozen=True)
 class DLRMConfig:
@@ -143,10 +145,21 @@ class DLRM(nn.Module):
             known = known & (torch.rand(item.shape, device=item.device) >= self.config.unknown_item)
         return torch.where(known, item, 0)
 
-    def catalogue(self) -> Catalogue:
-        """Vectors of every item of the catalogue."""
-        tokens = self.bag(self.catalogue_IT) if self.bag is not None else None
-        return Catalogue(self.items.weight, tokens)
+    def catalogue(self, needed_X: torch.Tensor | None = None) -> Catalogue:
+        """Vectors of every item of the catalogue.
+
+        Args:
+            needed_X: The items whose tokens will be looked up; in a large catalogue the others' are left at zero.
+                None: all of them.
+        """
+        if self.bag is None:
+            return Catalogue(self.items.weight, None)
+        if needed_X is None or len(self.catalogue_IT) <= ITEMS_AT_ONCE:
+            parts = [self.bag(part_XT) for part_XT in self.catalogue_IT.split(ITEMS_AT_ONCE)]
+            return Catalogue(self.items.weight, torch.cat(parts))
+        tokens_XD = self.bag(self.catalogue_IT[needed_X])
+        nothing = tokens_XD.new_zeros(len(self.catalogue_IT), tokens_XD.shape[1])
+        return Catalogue(self.items.weight, nothing.index_put((needed_X,), tokens_XD))
 
     def user(self, batch: Batch, catalogue: Catalogue) -> User:
         """Vectors of the batch's users as of the batch's moments."""
@@ -211,7 +224,8 @@ class DLRM(nn.Module):
         Returns:
             Logits of the like head (B,) and of the interest head (P, S).
         """
-        catalogue = self.catalogue()
+        # Bags of a whole large catalogue, with their gradients, would not fit.
+        catalogue = self.catalogue(torch.unique(torch.cat([batch.recent_BL.flatten(), item_S])))
         user = self.user(batch, catalogue)
         return self.like_logit(batch, user), self.interest_logits(user.take(positive_P), catalogue, item_S)
 

@@ -18,6 +18,7 @@ AUC, LOG_LOSS, ENTROPY, ECE = "auc", "logloss", "normalized_entropy", "ece"
 HIT_RATE, NDCG = "hr_at_10", "ndcg_at_10"
 METRICS = (AUC, LOG_LOSS, ENTROPY, ECE, HIT_RATE, NDCG)
 RANK_METRICS = (HIT_RATE, NDCG)
+CLASS_METRICS = (AUC, ENTROPY)
 HIGHER_IS_BETTER = {AUC: True, LOG_LOSS: False, ENTROPY: False, ECE: False, HIT_RATE: True, NDCG: True}
 
 
@@ -55,7 +56,6 @@ class Rules:
     """How figures are made.
 
     Attributes:
-        base_rate: Share of likes in the training period, for the normalised entropy.
         resamples: Bootstrap resamples of users.
         seed: Seed of the draws. The same for all candidates, so that differences are paired.
         min_examples: A slice with fewer examples (for ranks: targets) is left out.
@@ -63,7 +63,6 @@ class Rules:
         min_users: As `min_examples`, for users.
     """
 
-    base_rate: float
     resamples: int = 1000
     seed: int = 0
     min_examples: int = 50
@@ -95,18 +94,18 @@ def _reason(x: Scored, rows: np.ndarray, metric: str, rules: Rules, whole: bool)
     if not len(rows):
         return "no examples"
     likes, num_users = int(x.label_N[rows].sum()), len(np.unique(x.user_N[rows]))
-    if metric == AUC and likes in (0, len(rows)):
+    if metric in CLASS_METRICS and likes in (0, len(rows)):
         return f"only one class among {len(rows)} examples"
     if whole:
         return ""
     if len(rows) < rules.min_examples or num_users < rules.min_users:
         return f"only {len(rows)} examples of {num_users} users"
-    if metric == AUC and min(likes, len(rows) - likes) < rules.min_class:
+    if metric in CLASS_METRICS and min(likes, len(rows) - likes) < rules.min_class:
         return f"only {likes} likes among {len(rows)} examples"
     return ""
 
 
-def _draws(x: Scored, rows: np.ndarray, metric: str, rules: Rules, weight_RU: np.ndarray) -> tuple[float, np.ndarray]:
+def _draws(x: Scored, rows: np.ndarray, metric: str, weight_RU: np.ndarray) -> tuple[float, np.ndarray]:
     """A metric's value and its resampled values."""
     user, label, p, rank = (a[rows] for a in x)
     if metric == AUC:
@@ -114,13 +113,19 @@ def _draws(x: Scored, rows: np.ndarray, metric: str, rules: Rules, weight_RU: np
     if metric == ECE:
         bins = equal_mass_bins(p)
         return calibration_error(p, label, bins), resampled_calibration(p - label, bins, user, weight_RU)
-    if metric in RANK_METRICS:
-        each = hit(rank) if metric == HIT_RATE else gain(rank)
-    else:
-        each = log_losses(p, label) / (entropy(rules.base_rate) if metric == ENTROPY else 1.0)
+    each = {HIT_RATE: hit, NDCG: gain}[metric](rank) if metric in RANK_METRICS else log_losses(p, label)
+    value, draws_R = float(each.mean()), _mean_draws(user, each, weight_RU)
+    if metric == ENTROPY:
+        # He et al. 2014: over the entropy of the rate of these very examples, which a resample changes, too.
+        value, draws_R = value / float(entropy(label.mean())), draws_R / entropy(_mean_draws(user, label, weight_RU))
+    return value, draws_R
+
+
+def _mean_draws(user_N: np.ndarray, value_N: np.ndarray, weight_RU: np.ndarray) -> np.ndarray:
+    """The mean of a value in each resample of users, (R,)."""
     num_users = weight_RU.shape[1]
-    sums = np.bincount(user, each, minlength=num_users)
-    return float(each.mean()), ratio(sums, np.bincount(user, minlength=num_users), weight_RU)
+    sums_U, sizes_U = (np.bincount(user_N, w, minlength=num_users) for w in (value_N, None))
+    return ratio(sums_U, sizes_U, weight_RU)
 
 
 def estimate(x: Scored, slices: Mapping[str, np.ndarray], rules: Rules) -> tuple[Estimates, list[str]]:
@@ -144,7 +149,7 @@ def estimate(x: Scored, slices: Mapping[str, np.ndarray], rules: Rules) -> tuple
             if reason:
                 left_out.append(f"{name}/{metric} is left out: {reason}.")
                 continue
-            value, draws_R = _draws(x, rows, metric, rules, weight_RU)
+            value, draws_R = _draws(x, rows, metric, weight_RU)
             found[name, metric] = Estimate(value, draws_R, len(rows), len(np.unique(x.user_N[rows])))
     return found, left_out
 

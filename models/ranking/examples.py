@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.ranking.content import SUMMARY, TOKENS, require_content
+
 UNKNOWN = 0
 COUNTS = ("item_num_events", "item_num_likes", "user_num_events", "user_num_likes")
 MEANS = ("item_mean_value", "user_mean_value")
@@ -95,6 +97,7 @@ class Preprocessing:
         num_recent: L.
         num_tokens: T; 0 reads no caption tokens.
         summary_shape: K and W; zeros read no summaries.
+        content_versions: Version of the content that it was fitted on, by the column that carries it.
     """
 
     users: tuple[str, ...]
@@ -105,6 +108,7 @@ class Preprocessing:
     num_recent: int
     num_tokens: int = 0
     summary_shape: tuple[int, int] = (0, 0)
+    content_versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def fit(
@@ -114,6 +118,7 @@ class Preprocessing:
         num_recent: int,
         num_tokens: int = 0,
         summary_shape: tuple[int, int] = (0, 0),
+        content_versions: dict[str, str] | None = None,
         max_users: int = 1_000_000,
     ) -> "Preprocessing":
         """Fits on the rows of the training period.
@@ -124,6 +129,7 @@ class Preprocessing:
             num_recent: Recent items to read.
             num_tokens: Caption tokens an item to read.
             summary_shape: Tokens and width of the summaries.
+            content_versions: Version of tokens and summaries, by the column that carries it.
             max_users: Users with an embedding of their own; less active ones share the unknown user's.
         """
         counted = pc.value_counts(train["user_id"].combine_chunks())
@@ -143,6 +149,7 @@ class Preprocessing:
             num_recent=num_recent,
             num_tokens=num_tokens,
             summary_shape=summary_shape,
+            content_versions=content_versions or {},
         )
 
     @staticmethod
@@ -167,7 +174,14 @@ class Preprocessing:
         return np.stack(columns, 1)
 
     def transform(self, data: pa.Table) -> Examples:
-        """Turns feature rows into arrays. Unseen users, items and tokens are allowed."""
+        """Turns feature rows into arrays. Unseen users, items and tokens are allowed.
+
+        Raises:
+            ContentVersionError: If tokens or summaries are of another version than those it was fitted on.
+        """
+        for content, reads in ((TOKENS, self.num_tokens), (SUMMARY, self.summary_shape[0])):
+            if reads:
+                require_content(data, content, self.content_versions)
         num = data.num_rows
         raw = self.raw_dense(data)
         standard = (raw - np.array(self.dense_mean)) / np.array(self.dense_scale)

@@ -23,36 +23,40 @@ class Exclusions(NamedTuple):
     item_X: np.ndarray
 
 
-def history_before(
-    event_user_E: np.ndarray,
-    event_item_E: np.ndarray,
-    event_position_E: np.ndarray,
-    user_N: np.ndarray,
-    position_N: np.ndarray,
-) -> Exclusions:
-    """Items of each target's user at earlier positions of the user's own history.
+class Histories:
+    """When each user first had an item, sorted once so that histories can be asked for part by part.
 
     Args:
-        event_user_E: User of every event, as an integer.
-        event_item_E: Its item's place in the catalogue.
-        event_position_E: Its place in the user's history.
-        user_N: User of each target.
-        position_N: The target's place in the history.
+        user_E: User of every event, as an integer.
+        item_E: Its item's place in the catalogue.
+        position_E: Its place in the user's history.
     """
-    order = np.lexsort((event_position_E, event_item_E, event_user_E))
-    user, item, position = event_user_E[order], event_item_E[order], event_position_E[order]
-    first = np.concatenate([[True], (user[1:] != user[:-1]) | (item[1:] != item[:-1])]) if len(user) else user == user
-    user, item, position = user[first], item[first], position[first]
-    by_time = np.lexsort((position, user))
-    user, item, position = user[by_time], item[by_time], position[by_time]
-    # One sortable key a (user, position): positions are below `span`.
-    span = int(max(position.max(initial=0), position_N.max(initial=0))) + 2
-    begin = np.searchsorted(user, user_N, side="left")
-    end = np.searchsorted(user.astype(np.int64) * span + position, user_N.astype(np.int64) * span + position_N)
-    lengths = np.maximum(end - begin, 0)
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths) + np.repeat(begin, lengths)
-    return Exclusions(indptr, item[places])
+
+    def __init__(self, user_E: np.ndarray, item_E: np.ndarray, position_E: np.ndarray):
+        order = np.lexsort((position_E, item_E, user_E))
+        user, item, position = user_E[order], item_E[order], position_E[order]
+        first = np.ones(len(user), bool)
+        first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+        user, item, position = user[first], item[first], position[first]
+        by_time = np.lexsort((position, user))
+        self.user, self.item = user[by_time], item[by_time]
+        # One sortable key a (user, position): positions are below `span`.
+        self.span = int(position_E.max(initial=0)) + 2
+        self.key = self.user.astype(np.int64) * self.span + position[by_time]
+
+    def before(self, user_N: np.ndarray, position_N: np.ndarray) -> Exclusions:
+        """Items of each target's user at earlier positions of the user's own history.
+
+        Args:
+            user_N: User of each target.
+            position_N: The target's place in the history.
+        """
+        begin = np.searchsorted(self.user, user_N, side="left")
+        end = np.searchsorted(self.key, user_N.astype(np.int64) * self.span + np.minimum(position_N, self.span - 1))
+        lengths = np.maximum(end - begin, 0)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths) + np.repeat(begin, lengths)
+        return Exclusions(indptr, self.item[places])
 
 
 def full_ranks(

@@ -39,10 +39,11 @@ def log_losses(p_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     return -np.where(label_N > 0, np.log(p), np.log1p(-p))
 
 
-def entropy(rate: float) -> float:
-    """Entropy of a coin in nats: the log loss of a model that only knows the base rate."""
-    rate = min(max(rate, 1e-7), 1 - 1e-7)
-    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+def entropy(rate: np.ndarray | float) -> np.ndarray:
+    """Entropy of coins in nats: the log loss of a model that knows the base rate only. NaN without both classes."""
+    rate = np.asarray(rate, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
 
 
 def equal_mass_bins(p_N: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:

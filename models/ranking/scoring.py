@@ -4,6 +4,7 @@ Shape letters: N examples, I catalogue.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from models.ranking.calibration import Platt
-from models.ranking.dlrm import DLRM, Batch, DLRMConfig
+from models.ranking.dlrm import DLRM, Batch, Catalogue, DLRMConfig
 from models.ranking.examples import Examples, Preprocessing
 from models.ranking.floors import FLOORS, Floor
 
@@ -29,23 +30,29 @@ class NeuralScorer:
 
     def __init__(self, model: DLRM):
         self.model = model.eval()
+        self.device = next(model.parameters()).device
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """Item vectors, made once: they cost as much as the catalogue is large, whatever a request asks for."""
+        with torch.inference_mode():
+            return self.model.catalogue()
 
     @torch.inference_mode()
     def like(self, x: Examples) -> np.ndarray:
         """See `Floor.like`."""
-        catalogue = self.model.catalogue()
         parts = []
         for start in range(0, x.num_rows, ROWS_AT_ONCE):
-            batch = to_batch(x.take(slice(start, start + ROWS_AT_ONCE)))
-            parts.append(self.model.like_logit(batch, self.model.user(batch, catalogue)).double().numpy())
+            batch = to_batch(x.take(slice(start, start + ROWS_AT_ONCE)), self.device)
+            parts.append(self.model.like_logit(batch, self.model.user(batch, self.catalogue)).double().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros(0)
 
     @torch.inference_mode()
     def interest(self, x: Examples) -> np.ndarray:
         """See `Floor.interest`."""
-        catalogue = self.model.catalogue()
-        items = torch.arange(1, self.model.config.num_items + 1)
-        return self.model.interest_logits(self.model.user(to_batch(x), catalogue), catalogue, items).numpy()
+        items = torch.arange(1, self.model.config.num_items + 1, device=self.device)
+        user = self.model.user(to_batch(x, self.device), self.catalogue)
+        return self.model.interest_logits(user, self.catalogue, items).cpu().numpy()
 
 
 @dataclasses.dataclass(frozen=True)

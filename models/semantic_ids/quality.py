@@ -123,7 +123,9 @@ def collapse_reasons(quality: Quality, bounds: CollapseBounds) -> list[str]:
     Returns:
         One sentence a reason, with what was observed and its threshold.
     """
-    reasons = []
+    reasons: list[str] = []
+    if quality.items <= bounds.group_free:
+        return reasons
     if quality.unique_rate < bounds.min_unique_rate:
         reasons.append(
             f"Only {quality.unique_rate:.1%} of the items have codes of their own "

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 LEVELS = 127
+# What the 32-bit offsets of a binary array reach.
+MOST_BYTES = 2**31 - 1
 
 
 class Quantised(NamedTuple):
@@ -49,8 +51,18 @@ def relative_error(tokens_NKD: np.ndarray, stored: Quantised) -> np.ndarray:
     return np.linalg.norm(tokens_NKD - restored, axis=-1) / np.where(length > 0, length, 1.0)
 
 
-def to_arrow(stored: Quantised) -> tuple[pa.Array, pa.Array]:
+def to_arrow(stored: Quantised) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """The columns ``summary`` (binary) and ``scales`` (list of float32) of `vista/user_summaries`."""
+    num, tokens, width = stored.values_NKD.shape
+    rows = max(MOST_BYTES // max(tokens * width, 1), 1)
+    parts = [_part(Quantised(*(a[at : at + rows] for a in stored))) for at in range(0, num, rows)]
+    return (
+        pa.chunked_array([summaries for summaries, _ in parts], pa.binary()),
+        pa.chunked_array([scales for _, scales in parts], pa.list_(pa.float32())),
+    )
+
+
+def _part(stored: Quantised) -> tuple[pa.Array, pa.Array]:
     num, tokens, width = stored.values_NKD.shape
     data = pa.py_buffer(np.ascontiguousarray(stored.values_NKD).tobytes())
     offsets = pa.py_buffer((np.arange(num + 1, dtype=np.int64) * tokens * width).astype(np.int32).tobytes())

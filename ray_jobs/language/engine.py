@@ -38,7 +38,9 @@ class LanguageEngineConfig(pydantic.BaseModel, frozen=True):
     @property
     def identity(self) -> dict[str, str]:
         """What of the engine decides the text: model, revision and type."""
-        return {"model": self.model.rsplit("/", 1)[-1], "revision": self.revision, "dtype": self.dtype}
+        # Folders differ between machines and their revision tells weights apart; an endpoint's name is all there is.
+        name = self.model if self.kind == "openai" else self.model.rsplit("/", 1)[-1]
+        return {"model": name, "revision": self.revision, "dtype": self.dtype}
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of so many tokens."""

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import email.utils
 import json
+import math
 import os
 import random
 from collections.abc import Coroutine, Sequence
@@ -24,10 +25,13 @@ from ray_jobs.language.engine import (
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+# Whoever asks to wait longer is not going to serve this run.
+LONGEST_WAIT = 300.0
 CHOICE_TOKENS = 64
 FREQUENCY_PENALTY = 0.3
 # Only where an endpoint does not count.
 CHARS_PER_TOKEN = 4
+TRIVIAL = {"role": "user", "content": "Say yes."}
 T = TypeVar("T")
 
 
@@ -39,7 +43,11 @@ class _Answer(NamedTuple):
 
 
 class _Refused(Exception):
-    """This one prompt can never be answered."""
+    """This prompt is not answered, however often it is asked."""
+
+
+class _Failed(_Refused):
+    """The endpoint broke on this prompt in every attempt."""
 
 
 class OpenAIEngine:
@@ -118,7 +126,8 @@ class OpenAIEngine:
             ]
             limits = [{"max_tokens": CHOICE_TOKENS} | ({} if plain else _schema(options[r])) for r in rows]
             still_open = []
-            for row, answer in zip(rows, self._ask_all(asked, limits), strict=True):
+            # Not every endpoint knows schemas: whether it answers at all shows in plain words.
+            for row, answer in zip(rows, self._ask_all(asked, limits, whose_fault=plain), strict=True):
                 found = -1 if isinstance(answer, _Refused) else _option(_unwrapped(answer.text), options[row])
                 if found >= 0:
                     chosen[row] = found
@@ -134,8 +143,20 @@ class OpenAIEngine:
                 break
         return chosen, {row: why for row, why in reasons.items() if chosen[row] is None}
 
-    def _ask_all(self, prompts: list[list[dict[str, str]]], limits: list[dict[str, Any]]) -> list[_Answer | _Refused]:
-        """Sends all requests, at most `max_in_flight` at a time."""
+    def _ask_all(
+        self, prompts: list[list[dict[str, str]]], limits: list[dict[str, Any]], whose_fault: bool = True
+    ) -> list[_Answer | _Refused]:
+        """Sends all requests, at most `max_in_flight` at a time.
+
+        Args:
+            prompts: Messages of each request.
+            limits: What else is in each request's body.
+            whose_fault: Where none is answered, ask something trivial to see if that is the prompts' fault.
+
+        Raises:
+            EngineUnavailableError: If the endpoint cannot be reached, or answers nothing at all.
+            EngineSetupError: If it refuses whatever it is asked.
+        """
         if not prompts:
             return []
         key = os.environ.get(self.config.api_key_variable, "")
@@ -159,6 +180,18 @@ class OpenAIEngine:
         self.usage = self.usage.plus(
             Usage(len(counted), sum(a.prompt_tokens for a in counted), sum(a.completion_tokens for a in counted))
         )
+        if whose_fault and not counted:
+            (found,) = self._ask_all([[*prompts[0][:-1], TRIVIAL]], limits[:1], whose_fault=False)
+            if isinstance(found, _Failed):
+                raise EngineUnavailableError(
+                    f"{found} It breaks on a trivial prompt, too: look at its log, or lower "
+                    "BELVEDERE_LLM_MAX_IN_FLIGHT."
+                )
+            if isinstance(found, _Refused):
+                raise EngineSetupError(
+                    f"{found} It refuses a trivial prompt, too: mend BELVEDERE_LLM_BASE_URL, BELVEDERE_LLM_MODEL or "
+                    "the endpoint's settings."
+                )
         return answers
 
     async def _ask(
@@ -168,28 +201,34 @@ class OpenAIEngine:
         async with gate:
             for attempt in range(self.config.max_retries + 1):
                 wait: float | None = None
+                broke = False
                 try:
-                    response = await client.post(self.url, json=body)
-                except (httpx.TimeoutException, httpx.TransportError) as error:
+                    # The client's own limit is one of silence; a proxy that sends a blank now and then never breaks it.
+                    async with asyncio.timeout(self.config.timeout_seconds):
+                        response = await client.post(self.url, json=body)
+                except (TimeoutError, httpx.RequestError) as error:
                     trouble = f"{type(error).__name__} after at most {self.config.timeout_seconds:g} s"
                 else:
                     if response.status_code == 200:
                         answer = _parse(response, messages)
                         if answer is not None:
                             return answer
-                        trouble = "an answer that is no chat completion"
+                        trouble, broke = "an answer that is no chat completion", True
                     elif response.status_code in RETRIED or response.status_code >= 500:
-                        trouble = f"status {response.status_code}"
+                        trouble, broke = f"status {response.status_code}", response.status_code == 500
                         wait = _retry_after(response)
                     else:
                         return self._refuse(response)
+                if wait is not None and wait > LONGEST_WAIT:
+                    trouble += f", and asks to wait {wait:,.0f} s,"
+                    break
                 if attempt < self.config.max_retries:
-                    backoff = FIRST_DELAY * 2**attempt * self.jitter.uniform(0.5, 1.5)
-                    await asyncio.sleep(min(backoff if wait is None else wait + backoff / 4, LONGEST_DELAY))
-        raise EngineUnavailableError(
-            f"The endpoint {self.url} gave {trouble} in {self.config.max_retries + 1} attempts: look if it serves, "
-            "or lower BELVEDERE_LLM_MAX_IN_FLIGHT."
-        )
+                    backoff = min(FIRST_DELAY * 2**attempt * self.jitter.uniform(0.5, 1.5), LONGEST_DELAY)
+                    await asyncio.sleep(backoff if wait is None else wait + backoff / 4)
+        told = f"The endpoint {self.url} gave {trouble} in {attempt + 1} attempts"
+        if broke:
+            return _Failed(f"{told}.")
+        raise EngineUnavailableError(f"{told}: look if it serves, or lower BELVEDERE_LLM_MAX_IN_FLIGHT.")
 
     def _refuse(self, response: httpx.Response) -> _Refused:
         """What a client error says of this prompt, if it is about the prompt.
@@ -197,6 +236,8 @@ class OpenAIEngine:
         Raises:
             EngineSetupError: If it is about the endpoint, the model's name or the key.
         """
+        if response.status_code == 402:
+            raise EngineSetupError(f"The endpoint {self.url} wants to be paid (status 402): top up its account.")
         if response.status_code in (401, 403):
             raise EngineSetupError(
                 f"The endpoint {self.url} refused the key: set {self.config.api_key_variable} in the "
@@ -282,14 +323,16 @@ def _retry_after(response: httpx.Response) -> float | None:
     if not said:
         return None
     try:
-        return max(float(said), 0.0)
+        seconds = float(said)
     except ValueError:
-        pass
-    try:
-        when = email.utils.parsedate_to_datetime(said)
-    except ValueError:
-        return None
-    return max((when - dt.datetime.now(dt.UTC)).total_seconds(), 0.0)
+        try:
+            when = email.utils.parsedate_to_datetime(said)
+        except ValueError:
+            return None
+        # A date without a zone is of Greenwich, as all dates of HTTP are.
+        when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+        seconds = (when - dt.datetime.now(dt.UTC)).total_seconds()
+    return None if math.isnan(seconds) else max(seconds, 0.0)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

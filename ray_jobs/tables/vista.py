@@ -39,7 +39,7 @@ USER_SUMMARIES = Table(
         Column("summary", pa.binary(), "int8 values, row-major, `num_tokens` x `width`."),
         Column("scales", pa.list_(pa.float32()), "One scale a token: value = int8 x scale."),
         Column("is_latest", pa.bool_(), "Whether this is the user's newest summary (the one served online)."),
-        Column("summary_version", pa.string(), "Model version and cache parameters."),
+        Column("summary_version", pa.string(), "Content version: the model that made it and the cache's format."),
         Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
         CREATED,
     ),

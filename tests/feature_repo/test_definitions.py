@@ -52,7 +52,8 @@ def test_schemas_agree_with_the_tables_they_are_published_from(view):
 def test_bound_objects_read_the_published_version_and_say_so():
     objects = repository.bound(published(*[v.name for v in repository.VIEWS]))
     views = {o.name: o for o in objects if type(o).__name__ == "FeatureView"}
-    assert len(views) == 6 and len([o for o in objects if type(o).__name__ == "FeatureService"]) == 4
+    services = [o for o in objects if type(o).__name__ == "FeatureService"]
+    assert len(views) == len(services) == 6
     captions = views["item_captions"]
     assert captions.batch_source.path == "/data/item_captions/1"
     assert captions.tags["version"] == "version-of-item_captions"
@@ -63,7 +64,7 @@ def test_bound_objects_read_the_published_version_and_say_so():
 def test_what_is_not_published_is_left_out():
     objects = repository.bound(published("item_popularity", "user_activity"))
     services = {o.name for o in objects if type(o).__name__ == "FeatureService"}
-    assert services == {"ranker_popularity_v1", "ranker_dlrm_v1"}
+    assert services == {f"ranker_{n}_v1" for n in ("popularity", "item_knn", "markov_chain", "dlrm")}
     assert len(repository.bound({})) == 2
 
 
@@ -72,9 +73,7 @@ def test_the_training_set_has_every_feature_of_every_service():
     for service in repository.SERVICES:
         for projection in service.feature_view_projections:
             for feature in projection.features:
-                version = feature.name.endswith("_version")
-                derived = (projection.name, feature.name) == ("item_semantic_ids", "cluster")  # The first code.
-                assert version or derived or (projection.name, feature.name) in joined
+                assert (projection.name, feature.name) in joined
 
 
 def test_feast_is_imported_without_its_type_checks_and_others_keep_theirs(tmp_path):

@@ -36,7 +36,8 @@ def chain():
 
     @dg.asset_check(asset=["s", "b"], blocking=True)
     def b_is_good():
-        return dg.AssetCheckResult(passed="b_check" not in Fails.names)
+        severity = dg.AssetCheckSeverity.WARN if "b_warns" in Fails.names else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(passed=not Fails.names & {"b_check", "b_warns"}, severity=severity)
 
     days = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-04")
     return dg.Definitions(
@@ -78,6 +79,12 @@ def test_a_refused_asset_is_unfinished_though_it_was_made(chain, instance):
     Fails.names = {"b_check"}
     materialize(instance, chain, days=("2026-01-01", "2026-01-03"))
     assert _names(unfinished(instance, chain).assets) == ["b", "c"]
+
+
+def test_a_warning_leaves_nothing_undone(chain, instance):
+    Fails.names = {"b_warns"}
+    assert materialize(instance, chain, days=("2026-01-01", "2026-01-03")).success
+    assert unfinished(instance, chain).assets == []
 
 
 def test_missing_days_are_found(chain, instance):

@@ -2,10 +2,15 @@
 
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._daemon.types import DaemonHeartbeat
 
 from orchestration.causes import deepest
 from orchestration.heartbeat import beat
@@ -22,6 +27,7 @@ from orchestration.watch import (
     stale_assets,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 HOUR = dt.timedelta(hours=1)
 DAYS = dg.DailyPartitionsDefinition("2026-11-01")
 
@@ -151,7 +157,7 @@ def test_a_plain_job_speaks_for_itself(instance, directory):
     [alert] = failed_run(instance, instance.get_run_by_id(result.run_id), failure_event(result), directory)
     assert (alert.asset, alert.cause) == ("job lonely_job", "The candidate is unknown.")
     assert alert.runbook == "http://docs/lonely_job.md" and alert.owner == "team:ml-platform"
-    assert directory.job_page("rollback_model") == "http://docs/runbooks/rollback_model.md"
+    assert directory.job_page("__ASSET_JOB") == "http://docs/runbooks/alerts.md"
 
 
 def test_runs_that_somebody_else_speaks_for_are_silent(defs, instance, directory):
@@ -310,6 +316,35 @@ def test_a_dead_daemon_is_seen_from_outside(instance, settings):
     assert beat(instance, settings) == 1
     [line] = (settings.home / "alerts.jsonl").read_text().splitlines()
     assert "sensor" in json.loads(line)["cause"] and json.loads(line)["kind"] == "daemon"
+
+
+def test_living_daemons_are_no_alert(instance, settings):
+    for kind in instance.get_required_daemon_types():
+        instance.add_daemon_heartbeat(DaemonHeartbeat(dt.datetime.now(dt.UTC).timestamp(), kind, "here"))
+    assert beat(instance, settings) == 0 and not (settings.home / "alerts.jsonl").exists()
+
+
+def test_records_that_cannot_be_read_are_an_alert_though_the_ledger_is_away_too(tmp_path):
+    away = "postgresql+{driver}://nobody@127.0.0.1:9/nowhere"
+    program = "import sys; from orchestration.heartbeat import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "DAGSTER_HOME": str(ROOT),
+            "BELVEDERE_HOME": str(tmp_path),
+            "BELVEDERE_DAGSTER_POSTGRES_URL": away.format(driver="psycopg2"),
+            "BELVEDERE_LEDGER_URL": away.format(driver="psycopg"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    [line] = (tmp_path / "alerts.jsonl").read_text().splitlines()
+    alert = json.loads(line)
+    assert alert["kind"] == "daemon" and "records cannot be read" in alert["cause"] and "\n" not in alert["cause"]
 
 
 def test_automation_or_the_schedule_drives_the_lineage_but_not_both(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -123,6 +124,16 @@ def test_a_second_run_calls_nothing(ray_cluster, tables, folder):
     assert again.num_cached + again.num_dead_before == 14 and again.cache_hit_rate == 1.0
     rows = item_captions(config)
     assert rows.num_rows == first.num_generated and set(rows["caption_version"].to_pylist()) == {first.caption_version}
+
+
+def test_the_store_is_compacted_while_it_grows(ray_cluster, tables, folder):
+    from deltalake import DeltaTable
+
+    seed_interactions(tables, num_items=48)
+    done = captioning.run(config_for(tables, folder, batch_size=1, num_actors=1))
+    assert done.num_generated == store(tables).height > 40
+    names = [c["operation"] for c in DeltaTable(tables.warehouse().uri(CAPTION_STORE)).history()][::-1]
+    assert "WRITE" in names[names.index("OPTIMIZE") :], "an actor reads every file of it for every batch"
 
 
 def test_one_changed_character_of_the_prompt_misses_everything(tables, folder, monkeypatch, tmp_path):
@@ -272,7 +283,9 @@ def test_repair_then_dead_letter(tables):
     }
     systems = {system for title, system in asked if title == "lost"}
     assert len(systems) == 2, "the second try has a prompt of its own"
-    assert plan(config).wanted.is_empty() and plan(config).num_dead == 3, "a dead letter is not tried again by itself"
+    todo = plan(config)
+    assert todo.num_dead == 2, "a dead letter is not tried again by itself"
+    assert todo.wanted["item_id"].to_list() == ["i4"], "but what was never answered was never paid for"
     assert [r["item_id"] for r in item_captions(config).to_pylist()] == ["i0", "i1"]
 
 
@@ -304,7 +317,7 @@ print("finished", flush=True)
 
 
 def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluster, tables, folder):
-    seed_interactions(tables, num_items=48)
+    seed_interactions(tables, num_items=300)
     config = config_for(tables, folder, batch_size=2)
     run = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", KILLED],
@@ -319,11 +332,14 @@ def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluste
     run.stdin.close()
     while run.poll() is None and tables.warehouse().num_rows(CAPTION_STORE) < 6:
         time.sleep(0.05)
+    workers = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGKILL)
     assert "finished" not in run.stdout.read() and run.wait() == -signal.SIGKILL
+    # Ray ends the workers of a lost driver within seconds; until then a batch in flight may still be stored.
+    assert not psutil.wait_procs(workers, timeout=120)[1]
     kept = store(tables)
     todo = plan(config)
-    assert 6 <= kept.height < 48 and todo.num_cached == kept.height
+    assert 6 <= kept.height < 300 and todo.num_cached == kept.height
     done = captioning.run(config.model_copy(update={"batch_size": 64}))
     assert done.num_generated == todo.wanted.height == done.llm_calls, "only what was not stored is paid"
     after = store(tables)

@@ -7,17 +7,22 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from models.experimentation.gate import decide
+from models.experimentation.gate import decide, judge
 from models.ranking.calibration import Platt
+from models.ranking.content import ContentVersionError
 from models.ranking.examples import Preprocessing
 from models.ranking.floors import FLOORS
 from models.ranking.metrics import auc
 from models.ranking.scoring import Ranker
+from ray_jobs import ranker_training
 from ray_jobs.comparison import Config, Contender, evidence_of, paired, run
+from ray_jobs.ranker_data import INPUTS
 from ray_jobs.ranker_files import write_ranker
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import predictions
+from ray_jobs.training_task import TrainingOptions
 from tests.assets.experiments.seeding import seed_rankers
+from tests.training_sets import seed_training_set as seed_tastes
 
 CREATED = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 POPULARITY, DLRM, WIDE = (
@@ -133,6 +138,83 @@ def test_a_champion_that_cannot_be_compared_is_not_replaced_by_itself(config):
     seen, result = evidence(config, champion=gone)
     assert seen.against_champion is None and "no longer kept" in result.note
     assert decide(seen).decision == "reject"
+
+
+NETWORK = ranker_training.Network(width=16, hidden=32, dropout=0.2, unknown_user=0.8)
+OPTIONS = TrainingOptions(epochs=8, patience=8, learning_rate=1e-2, weight_decay=1e-2)
+
+
+def night(tables, version, content, extra):
+    """A night of real training on tables of ``version``; two candidates, one of which reads generated content."""
+    seed_tastes(tables, num_users=300, num_items=24, version=version, content=content)
+    for name, inputs in (("popularity", ()), (f"dlrm_{extra}", (extra,))):
+        ranker_training.run(
+            ranker_training.Config(
+                warehouse=tables.warehouse(),
+                artifacts=tables.artifacts(),
+                candidate=name,
+                version=version,
+                kind="dlrm" if inputs else name,
+                inputs=inputs,
+                training=OPTIONS,
+                batch_size=256,
+                resamples=20,
+                network=NETWORK,
+            )
+        )
+    return [
+        Contender(name=n, version=version, artifact=f"rankers/{n}/{version}") for n in ("popularity", f"dlrm_{extra}")
+    ]
+
+
+@pytest.mark.parametrize("extra", ["tokens", "summary"])
+def test_a_champion_whose_content_is_gone_is_left_out_and_does_not_stand_in_the_way(tables, extra):
+    champion = night(tables, "n1", "content-1", extra)[1].model_copy(update={"current": False})
+    common = {"warehouse": tables.warehouse(), "artifacts": tables.artifacts(), "resamples": 200, "champion": champion}
+
+    same = run(Config(candidates=night(tables, "n2", "content-1", extra), **common))
+    assert same.note == "" and evidence_of(same).champion == champion.label
+    assert evidence_of(same).valid_gain.low <= 0, (
+        "on its own content the champion is compared, and equals its successor"
+    )
+    assert decide(evidence_of(same)).decision == "keep"
+
+    tonight = night(tables, "n3", "content-2", extra)
+    other = run(Config(candidates=tonight, **common))
+    seen = evidence_of(other)
+    what = "caption tokens" if extra == "tokens" else "VISTA summaries"
+    assert other.note.startswith(
+        f"The champion dlrm_{extra}@n1 was left out and the floor popularity stood in for it, because it cannot read "
+        f"today's features: The ranker was trained on {what} of version content-1 and is given version content-2: train"
+    )
+    assert seen.champion is None and seen.against_champion is None and seen.valid_gain.low > 0
+    assert decide(seen, max_ece=0.2).decision == "promote", "what serves refuses today's features: the gate goes on"
+
+    by_hand = run(Config(candidates=tonight, only=tonight[1], **common))
+    assert by_hand.note == other.note and judge(evidence_of(by_hand), max_ece=0.2).decision == "promote"
+    floor = run(Config(candidates=tonight[:1], **common))
+    assert decide(evidence_of(floor)).decision == "keep" and floor.note == other.note
+    with pytest.raises(ContentVersionError, match="is given version content-2: train it again"):
+        run(Config(candidates=tonight, only=champion, **common))
+
+
+def test_content_that_only_test_examples_have_is_refused_there(tables):
+    champion = night(tables, "n1", "content-1", "summary")[1].model_copy(update={"current": False})
+    tonight = night(tables, "n2", "content-2", "summary")
+    data = pl.DataFrame(tables.read(TRAINING_SET))
+    bare = [pl.when(pl.col("split") == "test").then(pl.col(n)).alias(n) for n in INPUTS["summary"]]
+    tables.write(TRAINING_SET, TRAINING_SET.conform(data.with_columns(bare).to_arrow()), "bare")
+    result = run(
+        Config(
+            warehouse=tables.warehouse(),
+            artifacts=tables.artifacts(),
+            candidates=tonight,
+            champion=champion,
+            only=tonight[1],
+            resamples=200,
+        )
+    )
+    assert evidence_of(result).champion is None and "is given version content-2" in result.note
 
 
 def test_the_paired_interval_is_narrower_than_that_of_unrelated_scores(config):

@@ -1,19 +1,23 @@
+import dataclasses
+import datetime as dt
+
 import numpy as np
 import polars as pl
 import pytest
 
 from models.ranking.evaluation import Rules, differences, estimate
-from ray_jobs import ranker_comparison, ranker_training
+from ray_jobs import ranker_comparison, ranker_evaluation, ranker_training
 from ray_jobs.ranker_data import of_split, read_examples
 from ray_jobs.ranker_evaluation import scored_of, slice_masks
 from ray_jobs.ranker_files import read_ranker
 from ray_jobs.tables.features import TRAINING_SET
-from ray_jobs.tables.ranking import RANKERS, predictions
+from ray_jobs.tables.interactions import ITEMS
+from ray_jobs.tables.ranking import predictions
 from ray_jobs.training_task import TrainingOptions
 from tests.training_sets import seed_training_set
 
 FAST = TrainingOptions(epochs=8, patience=8, learning_rate=1e-2, weight_decay=1e-2)
-RULES = Rules(base_rate=0.4, resamples=300)
+RULES = Rules(resamples=300)
 
 
 def config(tables, candidate="dlrm", inputs=(), version="v1", **changes):
@@ -35,6 +39,17 @@ def config(tables, candidate="dlrm", inputs=(), version="v1", **changes):
             | changes
         )
     )
+
+
+class Recording:
+    """A scorer that keeps what it was asked."""
+
+    def __init__(self, scorer, asked):
+        self.scorer, self.asked = scorer, asked
+
+    def like(self, x):
+        self.asked.append(x)
+        return self.scorer.like(x)
 
 
 def predicted(tables, candidate):
@@ -136,17 +151,6 @@ def test_figures_have_intervals_slices_and_notes(tasted):
 
 def test_comparison_pairs_candidates(tasted):
     tables, results = tasted
-    import datetime as dt
-    import json
-
-    import pyarrow as pa
-
-    rows = [
-        dict.fromkeys(RANKERS.schema.names, "x")
-        | {"candidate": name, "metrics": json.dumps(r.metrics), "created_timestamp": dt.datetime.now(dt.UTC)}
-        for name, r in results.items()
-    ]
-    tables.write(RANKERS, pa.Table.from_pylist(rows, RANKERS.schema), "r")
     found = ranker_comparison.run(
         ranker_comparison.Config(warehouse=tables.warehouse(), candidates=tuple(results), resamples=100)
     )
@@ -191,6 +195,77 @@ def test_large_catalogues_sample_their_softmax(tables):
     result = ranker_training.run(config(tables, full_softmax=10, num_sampled=16))
     assert result.history[-1]["interest_loss"] < result.history[0]["interest_loss"]
     assert result.metrics["test/hr_at_10"] > 0
+
+
+def test_a_sampled_softmax_stands_for_the_whole_catalogue(tables):
+    seed_training_set(tables, num_users=300, num_items=60)
+    task = ranker_training.build_task(config(tables, full_softmax=10, num_sampled=16))
+    # Few items get most of the likes, as in any real catalogue.
+    targets = task.train.item_N[task.positive_N]
+    task.likes_I = np.bincount(np.minimum(targets, 1 + targets % 9), minlength=len(task.likes_I))
+    rng, sums = np.random.default_rng(0), []
+    for _ in range(2000):
+        drawn = rng.choice(len(task.likes_I), 64, p=task.likes_I / task.likes_I.sum())
+        sums.append(np.exp(-task._choices(drawn, rng)[1]).sum())
+    assert np.mean(sums) == pytest.approx(len(task.seen_S), rel=0.02)
+
+
+def test_an_item_that_was_chosen_was_there_whatever_the_catalogue_says(tables):
+    seed_training_set(tables, num_users=60)
+    ranker_training.run(config(tables, "popularity"))
+    before = pl.DataFrame(predicted(tables, "popularity")).sort("example_id")
+    items = pl.DataFrame(tables.read(ITEMS))
+    imported = items.with_columns(available_from=pl.lit(dt.datetime(2030, 1, 1, tzinfo=dt.UTC)))
+    tables.write(ITEMS, ITEMS.conform(imported.to_arrow()), "imported")
+    ranker_training.run(config(tables, "popularity", version="v2"))
+    after = pl.DataFrame(predicted(tables, "popularity")).sort("example_id")
+    assert before["rank"].count() > 0 and after["rank"].is_null().equals(before["rank"].is_null())
+    # Items of which no event had been seen yet are the ones that could not be shown.
+    assert (after["rank"] <= before["rank"]).all()
+
+
+def test_parts_do_not_change_predictions(tasted, monkeypatch):
+    tables, results = tasted
+    with tables.artifacts().local(results["dlrm"].artifact) as folder:
+        ranker = read_ranker(folder)
+    data, items = ranker_training.read_data(config(tables))
+    whole = ranker_evaluation.predicted(ranker, data, items, "v")
+    monkeypatch.setattr(ranker_evaluation, "EXAMPLES_AT_ONCE", 7)
+    parts = ranker_evaluation.predicted(ranker, data, items, "v")
+    assert parts.drop(["score", "created_timestamp"]).equals(whole.drop(["score", "created_timestamp"]))
+    assert np.allclose(parts["score"], whole["score"], atol=1e-6)
+
+
+def test_users_without_an_embedding_of_their_own_are_known_nevertheless(tables):
+    seed_training_set(tables, num_users=40)
+    data = pl.DataFrame(tables.read(TRAINING_SET))
+    # Every user's last example is a test example, so that all of them are known.
+    last = pl.col("position") == pl.col("position").max().over("user_id")
+    split = (
+        pl.when(last)
+        .then(pl.lit("test"))
+        .when(pl.col("position") == 0)
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("train"))
+    )
+    tables.write(TRAINING_SET, TRAINING_SET.conform(data.with_columns(split=split).to_arrow()), "loo")
+    ranker_training.run(config(tables, "popularity", max_users=3))
+    slices = pl.DataFrame(of_split(predicted(tables, "popularity"), "test"))["slices"]
+    assert slices.list.contains("known_users").all() and not slices.list.contains("new_users").any()
+
+
+def test_a_request_is_of_one_user(tasted):
+    tables, results = tasted
+    with tables.artifacts().local(results["dlrm"].artifact) as folder:
+        ranker = read_ranker(folder)
+    asked = []
+    ranker_evaluation.request_latency(
+        dataclasses.replace(ranker, scorer=Recording(ranker.scorer, asked)), read_examples(tables.warehouse(), ())
+    )
+    assert {len(np.unique(x.user_N)) for x in asked} == {1} and all(
+        (x.recent_NL == x.recent_NL[0]).all() for x in asked
+    )
+    assert len(np.unique(asked[0].item_N)) > 20
 
 
 @pytest.mark.parametrize("candidate", ["popularity", "item_knn", "markov_chain", "dlrm"])

@@ -8,6 +8,7 @@ import pytest
 from orchestration.resources.choice import resources
 from orchestration.resources.text_encoder import FolderTextEncoder, PackagedTextEncoder
 from orchestration.settings import Settings
+from ray_jobs import embedding_store
 from ray_jobs.embedding_store import as_lists, as_matrix, content_keys
 from ray_jobs.text_encoding import TextEncoder, TextEncoderConfig, checkpoint_folder, checkpoint_revision
 
@@ -93,9 +94,13 @@ def test_keys_follow_text_and_encoder():
     assert content_keys(["a"], one) == content_keys(["a"], TextEncoderConfig(revision="1", batch_size=7, num_actors=3))
 
 
-def test_vectors_travel_as_lists():
+def test_vectors_travel_as_lists(monkeypatch):
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     assert (as_matrix(as_lists(x)) == x).all() and (as_matrix(as_lists(x)[1:]) == x[1:]).all()
-    assert as_matrix(pa.chunked_array([as_lists(x), as_lists(x)])).shape == (6, 2)
+    assert as_matrix(pa.chunked_array([*as_lists(x).chunks, *as_lists(x).chunks])).shape == (6, 2)
+    assert as_matrix(as_lists(np.zeros((0, 0), np.float32))).shape == (0, 0)
+    monkeypatch.setattr(embedding_store, "MOST_VALUES", 5)
+    assert [len(c) for c in as_lists(x).chunks] == [2, 1], "32-bit offsets reach so far"
+    assert (as_matrix(as_lists(x)) == x).all()
     with pytest.raises(ValueError, match="two encoders"):
         as_matrix(pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32())))

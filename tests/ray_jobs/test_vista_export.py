@@ -9,10 +9,11 @@ import torch
 from models.vista.cache import dequantise
 from models.vista.histories import history_batch
 from ray_jobs import vista_export
+from ray_jobs.checkpoints import CONSTRUCTOR, model_name
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES
 from ray_jobs.vista_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
-from ray_jobs.vista_export import Summarise, read_statistics, shard_name
+from ray_jobs.vista_export import Summarise, content_version, read_statistics, shard_name
 from ray_jobs.vista_training import load_vista, run
 from tests.factories import seed_interactions
 from tests.ray_jobs.test_vista_training import config_of
@@ -74,12 +75,37 @@ def test_a_killed_export_resumes_at_the_next_shard(export, ray_cluster):
     assert (done.shards_kept, done.shards_run, done.committed) == (2, 2, True)
     rows = export.warehouse.read(USER_SUMMARIES, expect_version="v1")
     assert rows.num_rows == done.snapshots and done.users == 20 == sum(rows["is_latest"].to_pylist())
-    assert set(rows["summary_version"].to_pylist()) == {"v1"}
+    assert set(rows["summary_version"].to_pylist()) == {done.content_version}
+    assert done.content_version == content_version(export.artifacts, export.model)
     keys = set(zip(rows["user_id"].to_pylist(), rows["event_timestamp"].to_pylist(), strict=True))
     assert len(keys) == rows.num_rows
     assert export.artifacts.names("exports/v1/of-4") == []
     assert 0 < done.relative_error_mean <= done.relative_error_max < 0.02 and done.logit_error_max < 0.1
     assert read_statistics(export.artifacts, "v1") == done
+
+
+def test_summaries_are_of_the_model_and_not_of_the_events(export, tables, monkeypatch):
+    def versions(config):
+        Summarise(config)(shard_of(config, 1))
+        with config.artifacts.local(shard_name(config, 1)) as local:
+            rows = pa.parquet.read_table(local / vista_export.SHARD)
+        return rows.num_rows, set(rows["summary_version"].to_pylist())
+
+    num_rows, before = versions(export)
+    seed_interactions(tables, num_users=20, events_per_user=15, seed=3)
+    more = export.model_copy(update={"version": "v2", "raw_interactions": tables.version(RAW_INTERACTIONS)})
+    num_more, after = versions(more)
+    assert num_more > num_rows and after == before == {content_version(export.artifacts, export.model)}
+
+    other = run(config_of(tables, seed=1)).fitted.name
+    assert content_version(export.artifacts, other) not in before
+    # A model that was deleted and trained again under its name is another one, too.
+    with export.artifacts.local(model_name(export.model)) as folder:
+        (folder / CONSTRUCTOR).write_text((folder / CONSTRUCTOR).read_text() + " ")
+        export.artifacts.put(folder, model_name(export.model))
+    damaged = content_version(export.artifacts, export.model)
+    monkeypatch.setitem(vista_export.CACHE_FORMAT, "levels", 7)
+    assert len({*before, damaged, content_version(export.artifacts, export.model)}) == 3
 
 
 def test_readers_see_the_former_version_until_the_commit(export):

@@ -1,6 +1,7 @@
 """The stage `experiments`: candidates, gate, promotion and rollback against a real MLflow registry."""
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from assets.experiments.assignment import assignment
@@ -184,11 +185,12 @@ def test_what_the_evidence_does_not_carry_is_not_promoted(platform, instance, sk
     seed_rankers(platform["tables"], platform["tracking"], skills, lucky=lucky, bias=bias)
     result = night(platform, instance)
     kept = decision == "keep"
-    assert (row(platform)["decision"], result.success) == (decision, kept)
+    assert (row(platform)["decision"], result.success) == (decision, True), "a refusal is no failed run"
     assert platform["ledger"].promotions() == [] and "champion" not in aliases(platform)
     evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == "gate")
     assert evaluation.passed is kept and evaluation.description == row(platform)["reason"]
-    assert bool(result.asset_materializations_for_node("experiments__champion")) is kept
+    assert evaluation.blocking and evaluation.severity == dg.AssetCheckSeverity.WARN
+    assert said(result, "champion")["promotions"] == 0
     assert {c.name: c.status for c in platform["ledger"].candidates()}["dlrm"] == ("candidate" if kept else "rejected")
     assert aliases(platform) == ({} if kept else {"challenger": "dlrm@v1"})
     before = platform["tables"].version(CHALLENGER)
@@ -196,9 +198,22 @@ def test_what_the_evidence_does_not_carry_is_not_promoted(platform, instance, sk
     assert platform["tables"].version(CHALLENGER) == before, "a decision stands until there is something new"
 
 
+def test_a_promotion_that_its_rules_do_not_carry_is_blocked(platform, instance):
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS, lucky=("dlrm",))
+    assert night(platform, instance).success
+    forged = [row(platform) | {"decision": "promote"}]
+    tables = platform["tables"]
+    tables.write(CHALLENGER, pa.Table.from_pylist(forged, CHALLENGER.schema), version=tables.version(CHALLENGER) + "x")
+    checked = dg.materialize([gate], resources=platform, instance=instance, raise_on_error=False)
+    [evaluation] = checked.get_asset_check_evaluations()
+    assert not checked.success and evaluation.severity == dg.AssetCheckSeverity.ERROR
+    dg.materialize([champion], resources=platform, instance=instance, raise_on_error=False)
+    assert platform["ledger"].promotions() == [] and "champion" not in aliases(platform)
+
+
 def test_one_that_was_refused_is_not_put_to_the_test_again(platform, instance):
     seed_rankers(platform["tables"], platform["tracking"], SKILLS, lucky=("dlrm",))
-    assert not night(platform, instance).success
+    assert night(platform, instance).success and row(platform)["decision"] == "reject"
     # Another candidate is trained; the refused one is still best on validation.
     seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"markov": 0.3}, lucky=("dlrm",))
     assert night(platform, instance).success
@@ -394,8 +409,6 @@ def test_a_broken_assignment_is_flagged_and_blocks(platform, instance):
     seed_interactions(platform["tables"], num_users=60, events_per_user=4)
     assign_users(platform, instance)
     rows = platform["tables"].read(ASSIGNMENT).to_pylist()
-    import pyarrow as pa
-
     # Fault: 2 % of the second arm's users are dropped on their way to the log.
     for r, count in zip(rows, (500_000, 490_000), strict=True):
         r["num_users"], r["share"] = count, count / 990_000

@@ -133,6 +133,9 @@ def test_training_set_equals_a_hand_written_join(made):
         "user_summary_scales",
     ):
         assert found[name].to_list() == wanted[name].to_list(), name
+    assert found["item_token_version"].unique().to_list() == ["tokens-v1"]
+    carried = found.filter(pl.col("user_summary").is_not_null())["user_summary_version"]
+    assert carried.unique().to_list() == ["vista-v1"] and carried.len() < found["user_summary_version"].len()
     assert 0 < found["user_num_events"].null_count() < found.height
     assert found["item_token_ids"].null_count() == 0 and found["item_token_ids"].list.len().min() == 0
 
@@ -159,7 +162,7 @@ def test_online_store_tells_rows_latency_and_services(made):
     metadata = said(made[1], "online_store")
     assert metadata["rows_user_activity"] == 30 and metadata["rows_user_persona"] == 15
     assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"]
-    assert len(metadata["feature_services"]) == 4
+    assert len(metadata["feature_services"]) == 6
     (row,) = [r for r in made[0]["tables"].read(ONLINE_PUBLICATIONS).to_pylist() if r["view"] == "user_vista"]
     assert row["services"] == ["ranker_dlrm_vista_v1"] and row["content_version"] == "vista-v1"
 

@@ -112,11 +112,13 @@ def test_every_mlflow_run_fulfils_the_checklist(whole):
             "window_last_day",
             "version.ranker",
             "version.training_set",
+            "semantic_id_widths",
         } <= set(params)
         assert params["split_rule"] == "global_time"
         assert {
             "dagster.run_id",
             "dagster.asset_key",
+            "dagster.partition",
             "feature_service",
             "feature_refs",
             "dataset",
@@ -153,6 +155,10 @@ def test_every_mlflow_run_fulfils_the_checklist(whole):
         assert version.description and version.run_id == row["run_id"]
         assert client.get_registered_model(row["model_name"]).description
         assert {"ranker_version", "candidate", "feature_service", "validation"} <= set(version.tags)
+        content = {k: v for k, v in tags.items() if k.startswith("content.")}
+        read = {"dlrm_captions": "item_token_version", "dlrm_vista": "user_summary_version"}
+        assert content == ({f"content.{read[name]}": "ts"} if name in read else {})
+        assert content.items() <= version.tags.items()
         assert not version.aliases, "aliases belong to the stage `experiments`"
         model = mlflow.models.get_model_info(f"models:/{row['model_name']}/{row['model_version']}")
         assert model.signature is not None and model.saved_input_example_info
@@ -241,11 +247,12 @@ def test_a_missing_input_is_one_sentence_and_final(tables, tracking, instance):
     assert not [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
-def test_candidates_name_services_that_serve_what_they_read():
+def test_every_candidate_has_a_service_of_its_own_with_exactly_what_it_reads():
     from feature_repo import services
     from ray_jobs.ranker_data import feature_refs
 
     for spec in CANDIDATES:
         service = getattr(services, spec.feature_service)
         served = {f"{view.name}:{f.name}" for view in service.feature_view_projections for f in view.features}
-        assert set(feature_refs(spec.kind, spec.inputs)) <= served, spec.name
+        assert set(feature_refs(spec.kind, spec.inputs)) == served, spec.name
+    assert len({spec.feature_service for spec in CANDIDATES}) == len(CANDIDATES)

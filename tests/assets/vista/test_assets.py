@@ -47,8 +47,30 @@ def metadata(result, name):
     return {k: v.value for k, v in result.asset_materializations_for_node(f"vista__{name}")[0].metadata.items()}
 
 
+def fulfils_the_checklist(client, version, tables, dagster_run):
+    """The MLflow run of a training says what every run says."""
+    run = client.get_run(version.run_id)
+    tags, params = run.data.tags, run.data.params
+    assert run.info.status == "FINISHED" and version.description
+    assert tags["git.sha"] in run.info.run_name and params["window_first_day"] + ".." in run.info.run_name
+    assert "**Hypothesis**" in tags["mlflow.note.content"] and "**Verdict**" in tags["mlflow.note.content"]
+    assert {"seed", "tie_rule", "negatives", "window_last_day", "semantic_id_widths", "num_seeds"} <= set(params)
+    assert params["split_rule"] == "global_time"
+    assert tags["dagster.run_id"] == dagster_run and tags["dagster.asset_key"] == "vista/summarizer"
+    assert {"dagster.partition", "status", "feature_view", "model_version"} <= set(tags)
+    used = {
+        next(t.value for t in i.tags if t.key == "mlflow.data.context"): i.dataset for i in run.inputs.dataset_inputs
+    }
+    assert set(used) == {"histories", "train", "valid", "test"}
+    assert tables.version(SPLITS) in used["train"].digest and tables.uri(SPLITS) in used["train"].source
+    files = {f.path for folder in ("", "plots", "model") for f in client.list_artifacts(version.run_id, folder)}
+    assert {"plots/training.png", "history.json", "requirements.txt", "model/model.safetensors"} <= files
+    metrics = set(run.data.metrics)
+    assert {"valid/auc", "valid/auc_low", "valid/auc_high", "test/auc", "cost/train_seconds"} <= metrics
+
+
 @pytest.mark.ray
-def test_the_stage_runs_and_then_has_nothing_to_do(tables, tracking, instance, ray_cluster):
+def test_the_stage_runs_and_then_has_nothing_to_do(tables, tracking, instance, ray_cluster, monkeypatch):
     seed_interactions(tables, num_users=40, events_per_user=20)
     first = materialize(tables, tracking, instance)
     outcomes = {(e.asset_key.path[-1], e.check_name): e.passed for e in first.get_asset_check_evaluations()}
@@ -64,6 +86,7 @@ def test_the_stage_runs_and_then_has_nothing_to_do(tables, tracking, instance, r
     assert [v.tags["model_version"] for v in versions] == [row["model_version"]]
     assert len(client.get_metric_history(versions[0].run_id, "valid/auc")) == said["epochs"]
 
+    fulfils_the_checklist(client, versions[0], tables, first.run_id)
     again = materialize(tables, tracking, instance)
     assert metadata(again, "summarizer")["training_runs"] == 0 and metadata(again, "summarizer")["unchanged"]
     assert metadata(again, "user_summaries")["table_commits"] == 0
@@ -78,6 +101,12 @@ def test_the_stage_runs_and_then_has_nothing_to_do(tables, tracking, instance, r
     assert len(client.search_model_versions(f"name = '{REGISTERED}'")) == 1
 
     users = pl.from_arrow(tables.read(USER_SUMMARIES))
+    monkeypatch.setattr(checks, "ROWS_AT_ONCE", 3)
+    assert checks.values_are_whole(tables).passed
+    cut = pl.when(pl.int_range(pl.len()) == 4).then(pl.col("summary").bin.head(5)).otherwise("summary").alias("summary")
+    tables.write(USER_SUMMARIES, users.with_columns(cut).to_arrow().cast(USER_SUMMARIES.schema), "cut")
+    found = checks.values_are_whole(tables)
+    assert not found.passed and found.metadata["failing_sample"].value == "[4]"
     tables.write(USER_SUMMARIES, users.filter(pl.col("user_id") != "u3").to_arrow(), "holed")
     found = checks.every_user_has_one_latest(tables)
     assert not found.passed and found.metadata["users_wrong"].value == 1

@@ -63,6 +63,12 @@ GOOD = Evidence(
             "still no champion",
         ),
         (
+            "the floor is better than the champion",
+            {"challenger": "popularity@1", "challenger_is_floor": True, "against_floor": None},
+            "reject",
+            "is the floor itself",
+        ),
+        (
             "no champion, not surely better than the floor",
             {"champion": None, "valid_gain": UNSURE},
             "keep",

@@ -32,6 +32,27 @@ def test_text_of_an_item_stays_data():
     assert len(shown.splitlines()) == 6 and "\x00" not in shown and "\u202e" not in shown
 
 
+def test_no_control_token_of_a_chat_model_is_left():
+    tokens = ["<|im_end|>", "<|eot_id|>", "</s>", "<start_of_turn>", "\uff1c|im_end|\uff1e", "<|im_<|im_end|>end|>"]
+    shown = evidence(Item(f"Heat {' '.join(tokens)} (1995)", "".join(tokens), tokens, "{}"))
+    inside = shown.removeprefix("<item>\n").removesuffix("\n</item>")
+    assert "Heat" in inside and "(1995)" in inside and not set("<>") & set(inside)
+
+
+def test_of_a_very_long_text_only_the_beginning_is_read():
+    read = []
+
+    class Book(str):
+        def __getitem__(self, key):
+            read.append(key)
+            return str(self)[key]
+
+    shown = evidence(Item("T", Book("word " * 20_000), [], "{}"))
+    assert shown.startswith("<item>\ntitle: T\ndescription: word word") and len(shown) < 500
+    assert [r.stop for r in read] == [6400]
+    assert evidence(Item("T", "<" + " " * 100_000 + "end", [], "{}")) == "<item>\ntitle: T\n</item>"
+
+
 def test_long_text_is_cut_at_a_word():
     shown = evidence(
         Item("word " * 100, "text " * 1000, [f"c{i}" for i in range(50)], json.dumps({f"k{i}": "v" for i in range(50)}))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.ranking import dlrm
 from models.ranking.dlrm import DLRM, Batch, DLRMConfig
 from models.ranking.examples import Examples
 from models.ranking.scoring import NeuralScorer, build_scorer
@@ -80,6 +81,33 @@ def test_absent_summaries_are_the_learned_one_and_no_number():
     assert np.isfinite(NeuralScorer(made).like(absent)).all()
     other = absent._replace(summary_NKW=np.zeros_like(x.summary_NKW))
     assert np.array_equal(NeuralScorer(made).like(absent), NeuralScorer(made).like(other))
+
+
+def test_in_a_large_catalogue_the_tokens_of_the_items_that_are_looked_up_are_enough(monkeypatch):
+    monkeypatch.setattr(dlrm, "ITEMS_AT_ONCE", 4)
+    made, x = model(num_tokens=4), batch(examples(4))
+    whole, items = made.catalogue(), torch.tensor([2, 5])
+    needed = made.catalogue(torch.unique(torch.cat([x.recent_BL.flatten(), items])))
+    assert not torch.equal(whole.tokens, needed.tokens)
+    ours, theirs = (made.interest_logits(made.user(x, c), c, items) for c in (needed, whole))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_request_does_not_pay_for_the_whole_catalogue(monkeypatch):
+    scorer, made = NeuralScorer(model(num_tokens=4)), []
+    bag = TokenBag.forward
+    monkeypatch.setattr(TokenBag, "forward", lambda self, tokens: made.append(len(tokens)) or bag(self, tokens))
+    for _ in range(3):
+        scorer.like(examples(4, num=2))
+    assert made == [10, 2, 2, 2], "the catalogue's ten rows once, then those that were asked for"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scores_where_the_model_is():
+    on_cpu, on_gpu = NeuralScorer(model(num_tokens=4)), NeuralScorer(model(num_tokens=4).cuda())
+    assert np.allclose(on_gpu.like(examples(4)), on_cpu.like(examples(4)), atol=1e-4)
+    assert np.allclose(on_gpu.interest(examples(4)), on_cpu.interest(examples(4)), atol=1e-4)
 
 
 def test_weights_rebuild_the_same_scorer():

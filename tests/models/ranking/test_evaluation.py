@@ -13,7 +13,7 @@ from models.ranking.evaluation import (
     verdict,
 )
 
-RULES = Rules(base_rate=0.5, resamples=300)
+RULES = Rules(resamples=300)
 
 
 def scored(skill, num_users=80, each=8, seed=0):
@@ -61,7 +61,22 @@ def test_one_class_has_no_auc_but_the_rest():
     x = scored(0.3)._replace(label_N=np.ones(640, int))
     found, left_out = estimate(x, {}, RULES)
     assert ("all", "auc") not in found and ("all", "logloss") in found
-    assert left_out == ["all/auc is left out: only one class among 640 examples."]
+    assert left_out == [
+        f"all/{m} is left out: only one class among 640 examples." for m in ("auc", "normalized_entropy")
+    ]
+
+
+def test_knowing_the_rate_of_a_slice_and_no_more_has_normalised_entropy_one():
+    rng, x = np.random.default_rng(0), scored(0.3)
+    rare = x.user_N < 40
+    label = (rng.random(len(rare)) < np.where(rare, 0.1, 0.7)).astype(int)
+    rates = np.where(rare, label[rare].mean(), label[~rare].mean())
+    found, _ = estimate(x._replace(label_N=label, probability_N=rates), {"rare": rare, "common": ~rare}, RULES)
+    for name in ("rare", "common"):
+        value, draws_R, *_ = found[name, "normalized_entropy"]
+        # The log loss of the rate of all is at least the entropy of the rate of those who were drawn.
+        assert value == pytest.approx(1.0) and draws_R.min() >= 1 - 1e-6 and draws_R.max() < 1.1
+    assert found["all", "normalized_entropy"].value < 0.9
 
 
 def test_no_examples_at_all():

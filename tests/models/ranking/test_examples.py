@@ -6,6 +6,8 @@ import pytest
 
 from models.ranking.examples import ITEM_RATE, Preprocessing, index_of, padded, token_matrix
 
+VERSIONS = {"item_token_version": "t1", "user_summary_version": "s1"}
+
 
 def rows(**changes):
     columns = {
@@ -21,6 +23,8 @@ def rows(**changes):
         "user_recent_item_ids": pa.array([[], ["x"], ["y", "gone", "x"]], pa.list_(pa.string())),
         "user_recent_labels": pa.array([[], [1], [0, 1, 1]], pa.list_(pa.int32())),
         "item_token_ids": pa.array([[0, 7], None, []], pa.list_(pa.int32())),
+        "item_token_version": ["t1", None, "t1"],
+        "user_summary_version": [None, "s1", "s1"],
         "user_summary": pa.array([None, bytes(range(6)), bytes([255] * 6)], pa.binary()),
         "user_summary_scales": pa.array([None, [0.5, 2.0], [1.0, 1.0]], pa.list_(pa.float32())),
     }
@@ -29,7 +33,9 @@ def rows(**changes):
 
 def fitted(**changes):
     return Preprocessing.fit(
-        rows(), ["x", "y", "z"], **({"num_recent": 2, "num_tokens": 3, "summary_shape": (2, 3)} | changes)
+        rows(),
+        ["x", "y", "z"],
+        **({"num_recent": 2, "num_tokens": 3, "summary_shape": (2, 3), "content_versions": VERSIONS} | changes),
     )
 
 

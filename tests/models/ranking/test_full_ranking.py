@@ -1,7 +1,7 @@
 import numpy as np
 
 from models.ranking import full_ranking
-from models.ranking.full_ranking import Exclusions, full_ranks, history_before
+from models.ranking.full_ranking import Exclusions, Histories, full_ranks
 
 NONE = Exclusions(np.zeros(3, int), np.zeros(0, int))
 
@@ -47,14 +47,14 @@ def test_batches_do_not_change_ranks(monkeypatch):
     assert ranks(scores, target, excluded) == whole
 
 
-def test_history_before_equals_a_plain_loop():
+def test_the_history_before_a_moment_equals_a_plain_loop():
     rng = np.random.default_rng(1)
     user = np.repeat(np.arange(6), 12)
     position = np.tile(np.arange(12), 6)
     # Few items, so that users come back to some.
     item = rng.integers(0, 8, len(user))
     order = rng.permutation(len(user))
-    found = history_before(user[order], item[order], position[order], user, position)
+    found = Histories(user[order], item[order], position[order]).before(user, position)
     for n in range(len(user)):
         mine = found.item_X[found.indptr_N[n] : found.indptr_N[n + 1]]
         wanted = {item[k] for k in range(len(user)) if user[k] == user[n] and position[k] < position[n]}

@@ -37,6 +37,7 @@ def test_log_loss_equals_sklearn(scores):
 def test_predicting_the_base_rate_has_normalised_entropy_one():
     label = np.array([1] * 30 + [0] * 70)
     assert log_losses(np.full(100, 0.3), label).mean() / entropy(0.3) == pytest.approx(1.0)
+    assert np.isnan(entropy(np.array([0.0, 1.0]))).all()
 
 
 def test_calibration_error_by_hand():

@@ -85,6 +85,14 @@ def test_a_tiny_catalogue_works(num_items):
     assert collapse_reasons(found, CollapseBounds()) == []
 
 
+def test_a_few_items_of_equal_text_are_no_collapse():
+    vectors = np.eye(3, 16, dtype=np.float32)
+    vectors[1] = vectors[0]
+    found = quality(vectors)
+    assert found.unique_rate < CollapseBounds().min_unique_rate
+    assert collapse_reasons(found, CollapseBounds()) == [], "no larger than a group that is always allowed"
+
+
 def test_constant_embeddings_are_a_collapse():
     found = quality(np.full((50, 16), 0.25, np.float32))
     reasons = collapse_reasons(found, CollapseBounds())

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.vista import cache
 from models.vista.cache import dequantise, quantise, relative_error, to_arrow
 
 
@@ -33,8 +34,17 @@ def test_slices_and_chunks_read_alike(tokens):
     summaries, scales = to_arrow(quantise(tokens))
     whole = dequantise(summaries, scales).tokens_NKD
     np.testing.assert_array_equal(dequantise(summaries.slice(2, 3), scales.slice(2, 3)).tokens_NKD, whole[2:5])
-    chunked = [pa.chunked_array([a.slice(0, 3), a.slice(3)]) for a in (summaries, scales)]
+    chunked = [pa.chunked_array([*a.slice(0, 3).chunks, *a.slice(3).chunks]) for a in (summaries, scales)]
     np.testing.assert_array_equal(dequantise(*chunked).tokens_NKD, whole)
+
+
+def test_offsets_never_overflow(tokens, monkeypatch):
+    stored = quantise(tokens)
+    whole = dequantise(*to_arrow(stored)).tokens_NKD
+    monkeypatch.setattr(cache, "MOST_BYTES", 3 * 4 * 16)
+    parts = to_arrow(stored)
+    assert [len(c) for c in parts[0].chunks] == [len(c) for c in parts[1].chunks] == [3, 3, 1]
+    np.testing.assert_array_equal(dequantise(*parts).tokens_NKD, whole)
 
 
 def test_nothing_but_missing_rows_needs_the_size():

@@ -1,6 +1,10 @@
 """The endpoint engine against a server that misbehaves, and against a real llama.cpp server."""
 
+import contextlib
 import json
+import socket
+import threading
+import time
 
 import pytest
 
@@ -112,11 +116,26 @@ def test_retry_after_is_honoured(said):
     with FaultServer(lambda body, n: fault if n == 0 else "fine") as server:
         assert engine_for(server).complete(SHARED, ["x"], 8)[0].text == "fine"
         assert server.times[1] - server.times[0] >= 0.9
-    assert openai_engine._retry_after(openai_engine.httpx.Response(429, headers={"Retry-After": "soon"})) is None
 
 
 @pytest.mark.parametrize(
-    "status, says", [(401, "BELVEDERE_LLM_API_KEY"), (403, "refused the key"), (404, "does not know model 'm'")]
+    "said, seconds", [("soon", None), ("nan", None), ("-1", 0.0), ("61", 61.0), ("Wed, 21 Oct 2015 07:28:00", 0.0)]
+)
+def test_retry_after_is_read_in_every_form(said, seconds):
+    assert openai_engine._retry_after(openai_engine.httpx.Response(429, headers={"Retry-After": said})) == seconds
+
+
+def test_nobody_waits_for_tomorrow():
+    fault = {"status": 429, "headers": {"Retry-After": "86400"}}
+    with FaultServer(lambda body, n: fault) as server:
+        with pytest.raises(EngineUnavailableError, match="asks to wait 86,400 s, in 1 attempts"):
+            engine_for(server).complete(SHARED, ["x"], 8)
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "status, says",
+    [(402, "top up"), (401, "BELVEDERE_LLM_API_KEY"), (403, "refused the key"), (404, "does not know model 'm'")],
 )
 def test_wrong_setup_is_told_at_once(status, says):
     with FaultServer(lambda body, n: {"status": status}) as server:
@@ -139,6 +158,51 @@ def test_a_refused_prompt_does_not_spoil_the_batch():
         answers = engine_for(server).complete(SHARED, ["good", "bad", "filtered", "cut"], 8)
     assert [a.finish for a in answers] == ["stop", "error", "error", "length"]
     assert "400: too long" in answers[1].error and "content filter" in answers[2].error
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"raw": "garbage"}])
+def test_one_prompt_that_breaks_the_endpoint_does_not_lose_the_others(fault):
+    with FaultServer(lambda body, n: fault if user_of(body).startswith("bad") else "fine") as server:
+        engine = engine_for(server, max_retries=1)
+        assert [a.finish for a in engine.complete(SHARED, ["good", "bad"], 8)] == ["stop", "error"]
+        (alone,) = engine.complete(SHARED, ["bad"], 8)
+        assert alone.finish == "error" and "in 2 attempts" in alone.error
+        assert engine.choose(SHARED, ["good"], [["fine"]]) == [0]
+        with pytest.raises(ChoiceError):
+            engine.choose(SHARED, ["bad"], [["fine"]])
+
+
+@pytest.mark.parametrize("status", [302, 400, 422])
+def test_an_endpoint_that_refuses_everything_makes_no_dead_letters(status):
+    with FaultServer(lambda body, n: {"status": status, "raw": "no such parameter: stop"}) as server:
+        told = f"status {status}: no such parameter: stop.*refuses a trivial prompt, too"
+        with pytest.raises(EngineSetupError, match=told):
+            engine_for(server).complete(SHARED, ["x", "y"], 8)
+        assert server.bodies[-1]["messages"][:-1] == server.bodies[0]["messages"][:-1], "the examples are part of it"
+
+
+def test_an_answer_that_drips_is_late_too():
+    def drip():
+        with listener.accept()[0] as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            with contextlib.suppress(OSError):
+                for _ in range(300):
+                    peer.sendall(b" ")
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, daemon=True).start()
+        config = LanguageEngineConfig(
+            kind="openai",
+            model="m",
+            revision="1",
+            base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1",
+            timeout_seconds=1.0,
+            max_retries=0,
+        )
+        with pytest.raises(EngineUnavailableError, match="TimeoutError after at most 1 s"):
+            load_engine(config).complete(SHARED, ["x"], 8)
 
 
 def test_tokens_are_estimated_where_the_endpoint_does_not_count():
@@ -219,3 +283,14 @@ def test_a_real_server_answers_counts_and_chooses(llama_server):
     assert {a.finish for a in answers} <= {"stop", "length"}
     assert engine.choose(ANIMALS, ["salmon", "crow"], [["bird", "fish"]] * 2) == [1, 0]
     assert engine.usage.calls >= 4
+
+
+def test_two_owners_models_of_one_name_are_two_models():
+    mine, yours = (
+        LanguageEngineConfig(kind="openai", model=f"{owner}/m", revision="").identity for owner in ("me", "you")
+    )
+    assert mine != yours
+    here, there = (
+        LanguageEngineConfig(kind="transformers", model=f"/{place}/m", revision="1").identity for place in ("a", "b")
+    )
+    assert here == there, "a folder's place does not change its weights"

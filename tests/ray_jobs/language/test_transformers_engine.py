@@ -214,6 +214,15 @@ def test_revision_of_a_folder_follows_its_content(tmp_path):
 
     first, same, other = (folder_revision(tiny_llama(tmp_path / str(i), seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert first == same != other
+    # Fine-tuning may leave embeddings and norms, at both ends of the file, as they were.
+    weights = tmp_path / "0" / "model.safetensors"
+    with weights.open("ab") as file:
+        file.write(bytes(20 << 20))
+    before = folder_revision(weights.parent)
+    with weights.open("r+b") as file:
+        file.seek(10 << 20)
+        file.write(b"x" * (1 << 20))
+    assert folder_revision(weights.parent) != before
 
 
 def test_compute_type_is_native_or_float32(folder):

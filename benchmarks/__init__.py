@@ -1,0 +1,1 @@
+"""Where the figures come from: each program prints a ratio against a named peer, measured in one run."""
