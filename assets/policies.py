@@ -7,7 +7,17 @@ import dagster as dg
 # A data error stays a data error however often it is tried: assets raise `dg.Failure(allow_retries=False)` for it.
 RETRY_TRANSIENT = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
-NIGHTLY = dg.AutomationCondition.on_cron("0 2 * * *").with_label("nightly at 02:00 UTC")
+# Events come late: the newest days are taken in again, and those without news cost nothing.
+LOOK_BACK_DAYS = 3
+
+NIGHTLY = (
+    dg.AutomationCondition.on_cron("0 2 * * *")
+    .replace(
+        dg.AutomationCondition.in_latest_time_window(),
+        dg.AutomationCondition.in_latest_time_window(lookback_delta=dt.timedelta(days=LOOK_BACK_DAYS)),
+    )
+    .with_label("nightly at 02:00 UTC")
+)
 
 # `eager()` alone never fires below a partitioned asset of which any partition is missing.
 ON_CHANGE = (

@@ -35,8 +35,10 @@ class Tables(dg.ConfigurableResource, ABC):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Tags the run with its process, so that a run whose process was killed can be told from a slow one."""
-        if context.instance is not None and context.run is not None and PROCESS_TAG not in context.run.tags:
-            context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        # A run that is executed again carries the tags of the lost one.
+        if context.instance is not None and context.run is not None and context.run.tags.get(PROCESS_TAG) != process:
+            context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: process})
 
     @abstractmethod
     def warehouse(self) -> Warehouse:
@@ -133,6 +135,9 @@ class TextEncoder(dg.ConfigurableResource, ABC):
 class Tracking(dg.ConfigurableResource, ABC):
     """MLflow: runs, registered models and their aliases."""
 
+    image_digest: str = pydantic.Field("", description="Digest of the container image that runs this.")
+    dataset_licence: str = pydantic.Field("", description="Licence of the dataset.")
+
     @abstractmethod
     def connect(self, experiment: str) -> Any:
         """Points MLflow at the tracking server and at ``experiment`` (made if need be). Returns the module."""
@@ -159,7 +164,7 @@ class Tracking(dg.ConfigurableResource, ABC):
             experiment: MLflow experiment, one a task.
             name: Run name, with candidate and data window.
             params: Logged as parameters (seed, split rule, tie rule, negatives, versions ...).
-            tags: Logged as tags, beside ``dagster.run_id``, ``dagster.asset_key`` and ``git.sha``.
+            tags: Logged as tags, beside those of the Dagster run, the code, the image and the licence.
             note: Markdown shown on top of the run: hypothesis and verdict.
 
         Yields:
@@ -172,6 +177,8 @@ class Tracking(dg.ConfigurableResource, ABC):
             "dagster.run_id": context.run.run_id,
             "dagster.asset_key": context.asset_key.to_user_string(),
             "git.sha": source_revision(),
+            "image.digest": self.image_digest or "none",
+            "dataset.licence": self.dataset_licence or "not stated",
             "mlflow.note.content": note,
         }
         with mlflow.start_run(run_name=name, tags=linked | tags) as run:

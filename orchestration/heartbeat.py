@@ -20,7 +20,7 @@ def tell(settings: Settings, alert: Alert) -> None:
     """Delivers an alert: once, or, where the ledger that knows of repeats is away as well, at every beat."""
     channel = channel_of(settings)
     try:
-        outcome = raise_alert(ledger_twin(settings.ledger_url), channel, alert)
+        outcome: str = raise_alert(ledger_twin(settings.ledger_url), channel, alert)
     except Exception as error:
         channel.send(dataclasses.asdict(alert) | {"text": alert.text(), "key": alert.dedupe_key, "delivery": 1})
         outcome = f"delivered without the ledger ({type(error).__name__})"

@@ -13,11 +13,12 @@ from orchestration.quiet import be_quiet
 be_quiet()
 
 import dagster as dg  # noqa: E402
+import pydantic  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.logging import RichHandler  # noqa: E402
 
 from orchestration.movielens import fetch  # noqa: E402
-from orchestration.settings import Settings  # noqa: E402
+from orchestration.settings import Settings, refused, unknown_variables  # noqa: E402
 from orchestration.summary import print_summary  # noqa: E402
 
 
@@ -29,7 +30,9 @@ def own_terminal(log: Path) -> Console:
     with log.open("ab") as kept:
         os.dup2(kept.fileno(), 1)
         os.dup2(kept.fileno(), 2)
-    return Console(file=terminal, highlight=False, soft_wrap=True)
+    # Where output is kept in a file there is no width to wrap lines at.
+    width = None if terminal.isatty() else 160
+    return Console(file=terminal, highlight=False, soft_wrap=True, width=width)
 
 
 def prepare(settings: Settings, console: Console) -> None:
@@ -85,13 +88,19 @@ class StepLines:
 
 def main() -> int:
     """Runs everything. Exit code 0 if all of it succeeded."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except pydantic.ValidationError as error:
+        print(refused(error), file=sys.stderr)
+        return 2
     os.environ["BELVEDERE_HOME"] = str(settings.home)
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent.parent))
     log = settings.home / "logs" / "run.log"
     console = own_terminal(log)
     logging.getLogger("belvedere").addHandler(RichHandler(console=console, show_path=False, show_level=False))
     logging.getLogger("belvedere").setLevel(logging.INFO)
+    for name in unknown_variables(os.environ):
+        console.print(f"[yellow]{name} is no setting: see docs/reference/configuration.md.[/yellow]")
     started = time.monotonic()
     try:
         prepare(settings, console)

@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from assets.policies import LOOK_BACK_DAYS
 from orchestration.settings import Settings
 from orchestration.stamping import daily_partitions
 
 REFRESH = "refresh_daily"
-LOOK_BACK_DAYS = 3
 
 
 def last_days(settings: Settings, now: dt.datetime, count: int = LOOK_BACK_DAYS) -> tuple[str, str] | None:

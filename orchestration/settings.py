@@ -2,23 +2,28 @@
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "BELVEDERE_"
+MOVIELENS_LICENCE = "MovieLens (GroupLens): research use, no redistribution, no commercial use without permission"
+
 
 class Settings(BaseSettings):
     """Everything that differs between a laptop and production. Every default is the embedded one."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="BELVEDERE_", extra="forbid", env_file=".env", env_file_encoding="utf-8"
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", env_file=".env", env_file_encoding="utf-8")
 
     home: Path = pydantic.Field(Path(".belvedere"), description="Folder of everything that the embedded twins keep.")
     dataset: str = pydantic.Field(
         "", description="Reader and location, e.g. `contract:/data/shop`; MovieLens-100K below `home` by default."
+    )
+    dataset_licence: str = pydantic.Field(
+        "", description="Licence of the dataset, for the tags of MLflow runs; MovieLens' own by default."
     )
     split: Literal["global_time", "leave_one_out"] = pydantic.Field(
         "global_time", description="The split in force: `global_time` or `leave_one_out`."
@@ -77,7 +82,7 @@ class Settings(BaseSettings):
     )
     llm_device: str = pydantic.Field("cpu", description="Device of the in-process model: `cpu` or `cuda`.")
     persona_token_budget: int = pydantic.Field(
-        50_000, ge=0, description="Tokens that all personas may cost; about 1,300 a user with SmolLM2."
+        50_000, ge=0, description="Tokens that all personas may cost; about 1,450 a user with SmolLM2."
     )
     text_encoder: str = pydantic.Field(
         "", description="Folder of a sentence-transformers checkpoint; MiniLM-L6 by default."
@@ -90,6 +95,9 @@ class Settings(BaseSettings):
 
     alert_webhook: str = pydantic.Field(
         "", description="URL that alerts are posted to; a file below `home` by default."
+    )
+    image_digest: str = pydantic.Field(
+        "", description="Digest of the container image that runs this, for the tags of MLflow runs."
     )
     source_base: str = pydantic.Field(
         "https://github.com/belvedere-mlops/belvedere/blob/main",
@@ -104,6 +112,8 @@ class Settings(BaseSettings):
         self.home = self.home.expanduser().resolve()
         h = self.home
         self.dataset = self.dataset or self.default_dataset
+        if self.dataset == self.default_dataset:
+            self.dataset_licence = self.dataset_licence or MOVIELENS_LICENCE
         self.warehouse = self.warehouse or f"{h}/warehouse"
         self.artifacts = self.artifacts or f"{h}/artifacts"
         self.mlflow_tracking_uri = self.mlflow_tracking_uri or f"sqlite:///{h}/mlflow/mlflow.db"
@@ -140,3 +150,19 @@ class Settings(BaseSettings):
         last = self.last_day or (dt.date.fromisoformat(surveyed["last_day"]) if surveyed else None)
         historical = last is not None and (self.last_day is not None or (today - last).days > 365)
         return first, (last + dt.timedelta(days=1)) if historical and last else None
+
+
+def refused(error: pydantic.ValidationError) -> str:
+    """Why settings are refused, in one sentence."""
+    first = error.errors()[0]
+    name = "_".join(str(part) for part in first["loc"]).upper()
+    return (
+        f"{PREFIX}{name.removeprefix(PREFIX)} is set to {first['input']!r}, which cannot be used "
+        f"({first['msg']}): see docs/reference/configuration.md."
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none; a misspelt one would be ignored in silence."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)

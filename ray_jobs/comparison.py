@@ -218,7 +218,7 @@ def run(config: Config) -> Result:
     if best.label == label or seen.decided_against:
         return Result(evidence=_json(seen), valid_auc=usable)
     baseline = _baseline(config)
-    seen = seen._replace(champion=label if baseline.is_champion else None)
+    seen = _without(seen, config) if not baseline.is_champion else seen
     if seen.challenger_is_floor and not baseline.is_champion:
         return Result(evidence=_json(seen), valid_auc=usable, note=baseline.note)
     if baseline.valid is not None:
@@ -268,6 +268,10 @@ def _without_champion(config: Config, champion: Contender, error: ValueError) ->
     return Baseline(False, _floor(config, VALID), told)
 
 
+def _without(seen: Evidence, config: Config) -> Evidence:
+    return seen._replace(champion=None, left_out=config.champion.label if config.champion else "")
+
+
 def _floor(config: Config, split: str) -> pl.DataFrame:
     return _stored(config, next(c for c in config.candidates if c.name == config.floor), split)
 
@@ -289,7 +293,7 @@ def _on_test(
         except ValueError as error:
             baseline = _without_champion(config, config.champion, error)
     if not baseline.is_champion:
-        seen = seen._replace(champion=None)
+        seen = _without(seen, config)
     if best.name != config.floor:
         seen = seen._replace(against_floor=paired(ours, _floor(config, TEST), config)[0])
     return Result(

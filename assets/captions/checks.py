@@ -54,6 +54,7 @@ def items_are_captioned(tables: Tables) -> dg.AssetCheckResult:
     passed = coverage >= MIN_COVERAGE
     return dg.AssetCheckResult(
         passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "coverage": round(coverage, 4),
             "threshold": MIN_COVERAGE,
@@ -145,6 +146,7 @@ def tokens_are_sets(tables: Tables) -> dg.AssetCheckResult:
     sample = ", ".join(bad["item_id"].head(SAMPLE))
     return dg.AssetCheckResult(
         passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "bad_rows": bad.height,
             "threshold": 0,

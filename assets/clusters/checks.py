@@ -64,6 +64,7 @@ def embeddings_have_unit_length(tables: Tables) -> dg.AssetCheckResult:
     sample = data["item_id"].filter(bad_N).slice(0, 5).to_pylist() if bad_N.any() else []
     return dg.AssetCheckResult(
         passed=not bad_N.any(),
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={"bad_rows": int(bad_N.sum()), "threshold": MAX_NORM_ERROR, "failing_sample": ", ".join(sample)},
         description=f"{bad_N.sum()} embeddings are not of unit length, e.g. of {sample}." if bad_N.any() else None,
     )
@@ -109,12 +110,14 @@ def codebooks_have_not_collapsed(tables: Tables) -> dg.AssetCheckResult:
     if assessment is None:
         return dg.AssetCheckResult(
             passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
             metadata={"failing_sample": ""},
             description="The codebooks were not assessed on today's embeddings: materialize clusters/codebooks.",
         )
     quality, bounds = assessment.quality, assessment.bounds
     return dg.AssetCheckResult(
         passed=not assessment.collapsed,
+        severity=dg.AssetCheckSeverity.ERROR,
         description=" ".join(assessment.collapsed) or None,
         metadata={
             "unique_rate": round(quality.unique_rate, 4),
@@ -149,6 +152,7 @@ def every_item_has_an_id(tables: Tables) -> dg.AssetCheckResult:
     )
     return dg.AssetCheckResult(
         passed=not missing,
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "items_without_id": len(missing),
             "threshold": 0,

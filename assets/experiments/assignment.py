@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
-from assets.experiments.records import ExperimentRecord
+from assets.experiments.records import AB_EXPERIMENT, ExperimentRecord
 from assets.failures import data_errors_are_final
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
@@ -24,7 +24,7 @@ EVEN = {"control": 0.5, "treatment": 0.5}
 class AssignmentConfig(dg.Config):
     """One online experiment."""
 
-    experiment: str = pydantic.Field("champion_vs_challenger", min_length=1, description="Its name.")
+    experiment: str = pydantic.Field(AB_EXPERIMENT, min_length=1, description="Its name.")
     salt: str = pydantic.Field(
         "", description="Salt of the hash; derived from the name by default, fixed once it runs."
     )

@@ -22,7 +22,7 @@ from assets.resources import Ledger, RayJobs, Tables, Tracking
 from models.identity import version_of
 from ray_jobs.tables.experiments import CHALLENGER
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 @dg.asset(

@@ -11,6 +11,9 @@ import dagster as dg
 Status = Literal["candidate", "rejected", "promoted"]
 Kind = Literal["promote", "rollback"]
 
+# The online experiment in which whatever passed the gate meets the champion.
+AB_EXPERIMENT = "champion_vs_challenger"
+
 
 @dataclasses.dataclass(frozen=True)
 class CandidateRecord:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.experiments.records import CandidateRecord, Pointer, PromotionRecord
+from assets.experiments.records import AB_EXPERIMENT, CandidateRecord, Pointer, PromotionRecord
 from assets.resources import Ledger, Tracking
 
 REGISTERED = "ranker"
@@ -115,7 +115,9 @@ class Registry:
         self.client.set_model_version_tag(
             REGISTERED, pointer.registry_version, "gate_report", json.dumps(report, sort_keys=True)[:MAX_TAG]
         )
-        if not passed:
+        if passed:
+            self.client.set_tag(record.mlflow_run_id, "ab_experiment", AB_EXPERIMENT)
+        else:
             self.client.set_tag(record.mlflow_run_id, "status", "rejected")
 
     def point(self, alias: str, pointer: Pointer | None) -> None:

@@ -60,7 +60,7 @@ def no_rows_lost(context: dg.AssetCheckExecutionContext, tables: Tables) -> dg.A
     key = dg.AssetCheckKey(dg.AssetKey(["features", "training_set"]), "no_rows_lost")
     version = version_of(training_set=tables.version(TRAINING_SET), splits=tables.version(SPLITS))
     if (stands := standing_evaluation(context, key, version, SUITE)) is not None:
-        return dg.AssetCheckResult(passed=True, metadata=dict(stands.metadata))
+        return dg.AssetCheckResult(passed=True, severity=dg.AssetCheckSeverity.ERROR, metadata=dict(stands.metadata))
     found = lost_rows(tables.warehouse())
     return dg.AssetCheckResult(
         passed=found["ok"],
@@ -88,7 +88,7 @@ def offline_equals_online(
     key = dg.AssetCheckKey(dg.AssetKey(["features", "online_store"]), "offline_equals_online")
     version = tables.version(ONLINE_PUBLICATIONS)
     if (stands := standing_evaluation(context, key, version, SUITE)) is not None:
-        return dg.AssetCheckResult(passed=True, metadata=dict(stands.metadata))
+        return dg.AssetCheckResult(passed=True, severity=dg.AssetCheckSeverity.ERROR, metadata=dict(stands.metadata))
     held = {row["view"]: row for row in tables.read(ONLINE_PUBLICATIONS).to_pylist()}
     found = offline_and_online(features, held, SAMPLED_ENTITIES)
     differences = found["differences"]

@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from assets.features.published_views import BY_NAME
@@ -74,6 +73,8 @@ class Joined:
         return {name: count / max(self.num_rows, 1) for name, count in self.present.items()}
 
     def _join(self, examples: pa.Table) -> pa.Table:
+        import pandas as pd
+
         versions = {v.name: v.content_version for v in JOINED_VIEWS if v.content_version}
         asked = dict.fromkeys([*FEATURES.values(), *versions.items()])
         found = self.store.get_historical_features(

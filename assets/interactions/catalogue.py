@@ -8,7 +8,7 @@ import polars as pl
 
 from assets.interactions.clocks import UTC_TIME, to_utc
 from assets.interactions.digests import row_digests
-from assets.interactions.readers.base import ATTRIBUTES, POSITION, Batch
+from assets.interactions.readers.base import ATTRIBUTES, POSITION, Batch, DatasetError, naming
 from assets.interactions.validation import REFUSED_SCHEMA, Judged, Limits, judge, present, shown, text
 
 ITEM_SCHEMA: dict[str, Any] = {
@@ -30,7 +30,12 @@ def _categories(rows: pl.DataFrame) -> pl.Expr:
     if "categories" not in rows.columns:
         return pl.lit([], dtype=pl.List(pl.String))
     kind = rows.schema["categories"]
-    if isinstance(kind, pl.List):
+    if isinstance(kind, pl.List | pl.Array):
+        if kind.inner.is_nested() or kind.inner == pl.Binary:
+            raise DatasetError(
+                f"The column categories has the type {kind}, which is no list of texts: write a list of texts, or "
+                f"text with `{CATEGORY_SEPARATOR}` between."
+            )
         parts = pl.col("categories").cast(pl.List(pl.String))
     else:
         parts = text(rows, "categories").str.split(CATEGORY_SEPARATOR)
@@ -153,7 +158,8 @@ def gather(table: str, batches: Iterator[Batch], limits: Limits) -> Catalogue:
     read: dict[str, int] = {}
     done, untitled = 0, 0
     for batch in batches:
-        judged = judged_by(batch.rows, limits)
+        with naming(batch.source):
+            judged = judged_by(batch.rows, limits)
         named = pl.lit(batch.source).alias("source")
         good.append(
             judged.good.select(named, *schema, pl.int_range(done, done + pl.len(), dtype=pl.Int64).alias("_order"))

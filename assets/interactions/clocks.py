@@ -5,19 +5,23 @@ import datetime as dt
 import polars as pl
 
 UTC_TIME = pl.Datetime("us", "UTC")
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 # Numbers are told apart by size: as seconds these bounds lie in the years 5138, and so on for each finer
 # unit.
 SECONDS_BELOW, MILLIS_BELOW, MICROS_BELOW = 10**11, 10**14, 10**17
 
 ISO = (
-    r"^(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2})(:\d{2}(?:[.,]\d{1,9})?)?)?"
-    r"\s*(?:([Zz]|UTC|GMT)|([+-])(\d{2}):?(\d{2})?)?$"
+    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2})(:[0-9]{2}(?:[.,][0-9]{1,9})?)?)?"
+    r"\s*(?:([Zz]|UTC|GMT)|([+-])([0-9]{2}):?([0-9]{2})?)?$"
 )
-DAY_SECONDS = 86_400
+# Clocks beyond are clipped: nanoseconds, in which some consumers count, hold no others.
+EARLIEST, LATEST = dt.datetime(1678, 1, 1, tzinfo=dt.UTC), dt.datetime(2262, 1, 1, tzinfo=dt.UTC)
 
 
 def _from_whole(number: pl.Expr) -> pl.Expr:
+    # The least integer, which is what a missing time becomes in numpy, has no absolute value.
+    number = number.clip(-(2**63 - 1))
     size = number.abs()
     micros = (
         pl.when(size < SECONDS_BELOW)
@@ -83,12 +87,20 @@ def _from_text(text: pl.Series) -> pl.Series:
     return times.scatter(other.arg_true(), _from_iso(frame["text"].filter(other)))
 
 
+def bounded(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Clips typed dates and timestamps, in their own unit; beyond, Polars can neither convert nor show them."""
+    per_day = {"ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
+    scale = per_day[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
+    first, last = ((time - EPOCH).days * scale for time in (EARLIEST, LATEST))
+    return column.to_physical().clip(first, last).cast(kind)
+
+
 def to_utc(times: pl.Series) -> pl.Series:
     """Reads times; null where a value is no time.
 
     Accepted are epoch seconds, milliseconds, microseconds and nanoseconds (told apart by size), ISO 8601
     dates and times with or without zone (without: UTC), also mixed in one column, and typed dates and
-    timestamps.
+    timestamps. Times beyond `EARLIEST` and `LATEST` are clipped to them.
 
     Args:
         times: Text, numbers, dates or timestamps; nothing else holds times.
@@ -96,7 +108,7 @@ def to_utc(times: pl.Series) -> pl.Series:
     kind, frame = times.dtype, times.to_frame("time")
     value = pl.col("time")
     if kind == pl.String:
-        return _from_text(times)
+        return _from_text(times).clip(EARLIEST, LATEST)
     if isinstance(kind, pl.Datetime):
         read = (value.dt.convert_time_zone("UTC") if kind.time_zone else value.dt.replace_time_zone("UTC")).cast(
             UTC_TIME
@@ -109,9 +121,4 @@ def to_utc(times: pl.Series) -> pl.Series:
         read = _from_fraction(value.cast(pl.Float64))
     else:
         return pl.Series("time", [None] * len(times), dtype=UTC_TIME)
-    return frame.select(read.alias("time"))["time"]
-
-
-def day_of(time: dt.datetime) -> str:
-    """UTC day of a time, ``YYYY-MM-DD``."""
-    return time.astimezone(dt.UTC).date().isoformat()
+    return frame.select(read.clip(EARLIEST, LATEST).alias("time"))["time"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from assets.interactions.readers.base import POSITION, Batch, DatasetError
+from assets.interactions.readers.base import POSITION, Batch, DatasetError, naming
 from assets.interactions.spill import MAX_ROWS_IN_MEMORY, NUM_BUCKETS, Spill
 from assets.interactions.validation import CONTENT, REFUSED_SCHEMA, Limits, judge_events
 from ray_jobs.progress import note
@@ -95,7 +95,8 @@ def _judge_all(
     unused: set[str] = set()
     order, said = 0, time.monotonic()
     for batch in batches:
-        judged = judge_events(batch.rows, limits, known_items)
+        with naming(batch.source):
+            judged = judge_events(batch.rows, limits, known_items)
         named = pl.lit(batch.source).alias("source")
         within = pl.col("day").is_between(pl.lit(first), pl.lit(last))
         events = judged.good.with_columns(

@@ -26,7 +26,7 @@ INGESTION_POOL = "ingestion"
     metadata=definition_metadata(RAW_INTERACTIONS),
     pool=INGESTION_POOL,
     tags={"tier": "bronze", "pii": "true"},
-    partitions_def=dg.DailyPartitionsDefinition("1995-01-01"),
+    partitions_def=dg.DailyPartitionsDefinition("1990-01-01"),
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def raw_interactions(context: dg.AssetExecutionContext, tables: Tables, dataset: Dataset) -> dg.MaterializeResult:

@@ -10,13 +10,13 @@ from upath import UPath
 from assets.interactions.days import write_days
 from assets.interactions.ingestion import day_bucket
 from assets.interactions.intake import MENDED, known_items
-from assets.interactions.readers.base import POSITION, DatasetError, no_faults
+from assets.interactions.readers.base import POSITION, DatasetError, naming, no_faults
 from assets.interactions.readers.columnar import scan_parquet
 from assets.interactions.readers.contract import SUFFIXES, to_batch
 from assets.interactions.readers.delimited import Dialect, scan_text
 from assets.interactions.refusals import OPEN, REPLAYED, frame, keep_accounts, quarantine_version
 from assets.interactions.spill import Spill
-from assets.interactions.validation import CONTENT, Limits, judge_events
+from assets.interactions.validation import CONTENT, Limits, judge_events, text
 from assets.resources import Tables
 from models.identity import version_of
 from ray_jobs.tables.interactions import INGESTIONS, MENDED_EVENTS, QUARANTINE, RAW_INTERACTIONS
@@ -52,7 +52,13 @@ def export_quarantine(tables: Tables, folder: str) -> int:
 
     Returns:
         Number of rows. Whole files that could not be read are not among them: they are mended in the source.
+
+    Raises:
+        DatasetError: If the file is there already: it may be the source's, or hold rows that were mended.
     """
+    target = UPath(folder).expanduser()
+    if (target / "interactions.csv").exists():
+        raise DatasetError(f"There is an interactions.csv in {folder} already: name another folder, or move the file.")
     filters = [("source_table", "=", "interactions"), ("status", "=", OPEN), ("position", ">", 0)]
     rows = frame(tables.read(QUARANTINE, [*EXPORTED, "payload"], filters)).sort("source", "position")
     # A payload that was cut, or a line that could not be taken apart, gives empty cells.
@@ -61,7 +67,6 @@ def export_quarantine(tables: Tables, folder: str) -> int:
     rows = (
         rows.with_columns(pl.when(whole).then(pl.col("payload")).alias("payload")).with_columns(cells).drop("payload")
     )
-    target = UPath(folder).expanduser()
     target.mkdir(parents=True, exist_ok=True)
     (target / "interactions.csv").write_text(rows.select(*EXPORTED, *COLUMNS).write_csv())
     return len(rows)
@@ -98,9 +103,13 @@ def _mended_rows(mended: str) -> pl.DataFrame:
                     f"Line {read.faults[POSITION][0]} of {path.name} cannot be read: {read.faults['detail'][0]}"
                 )
             to_batch("interactions", path.name, columns, read.rows, no_faults())
-            names = [n for n in COLUMNS if n in columns]
-            text = read.rows.select(POSITION, "quarantine_id", *(pl.col(n).cast(pl.String) for n in names))
-            found.append(text)
+            kinds = {n: kind for n, kind in read.rows.schema.items() if n in COLUMNS}
+            with naming(path.name):
+                cells = [
+                    (pl.col(n).cast(pl.String) if kind.is_temporal() else text(read.rows, n)).alias(n)
+                    for n, kind in kinds.items()
+                ]
+            found.append(read.rows.select(POSITION, "quarantine_id", *cells))
     return pl.concat(found, how="diagonal").unique("quarantine_id", keep="last", maintain_order=True)
 
 
@@ -225,6 +234,7 @@ def _account(tables: Tables, *, read: int, added: int, now: dt.datetime) -> None
         kept = tables.warehouse().num_rows(RAW_INTERACTIONS) - int(others["rows_kept"].sum())
     else:
         kept = row["rows_kept"] + added
+    read -= row["rows_outside"]
     kept = min(max(kept, 0), read - row["rows_quarantined"])
     row |= {"rows_read": read, "rows_kept": kept, "rows_duplicate": read - row["rows_quarantined"] - kept}
     after = pl.concat([others, pl.DataFrame([row], schema=accounts.schema)])

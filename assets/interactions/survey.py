@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from assets.interactions.readers.base import DatasetError, Reader
+from assets.interactions.readers.base import DatasetError, Reader, naming
 from assets.interactions.validation import Limits, judge_events
 
 
@@ -27,7 +27,8 @@ def survey(reader: Reader, now: dt.datetime | None = None) -> dict[str, Any]:
     rows = 0
     for batch in reader.interactions():
         rows += len(batch.rows) + len(batch.faults)
-        days = judge_events(batch.rows, limits, None).good["day"]
+        with naming(batch.source):
+            days = judge_events(batch.rows, limits, None).good["day"]
         if len(days):
             low, high = str(days.min()), str(days.max())
             first, last = min(first or low, low), max(last or high, high)

@@ -10,6 +10,7 @@ import polars as pl
 import pydantic
 from upath import UPath
 
+from assets.interactions.readers.base import DatasetError
 from models.identity import version_of
 
 GENERATOR_VERSION = "2"
@@ -142,6 +143,9 @@ def write_synthetic(folder: str, config: SyntheticConfig) -> bool:
 
     Returns:
         False if the folder already holds this very dataset.
+
+    Raises:
+        DatasetError: If the folder holds files of another origin, which would be overwritten.
     """
     root = UPath(folder).expanduser()
     marker, wanted = (
@@ -150,7 +154,14 @@ def write_synthetic(folder: str, config: SyntheticConfig) -> bool:
     )
     if marker.is_file() and marker.read_text() == wanted:
         return False
+    if not marker.is_file() and root.is_dir() and any(root.iterdir()):
+        raise DatasetError(
+            f"The folder {folder} holds files that the synthetic generator did not write: name an empty one, or "
+            "another layout in BELVEDERE_DATASET."
+        )
     (root / "interactions").mkdir(parents=True, exist_ok=True)
+    # A dataset that is cut short is nobody's, and is written again.
+    marker.write_text("unfinished")
     for old in list((root / "interactions").iterdir()):
         old.unlink()
     rng = np.random.default_rng(config.seed)
@@ -166,6 +177,5 @@ def write_synthetic(folder: str, config: SyntheticConfig) -> bool:
         (root / "images").mkdir(exist_ok=True)
         for item in items.iter_rows(named=True):
             (root / item["image_uri"]).write_bytes(draw_image(item))
-    # Last: a dataset that was cut short is written again.
     marker.write_text(wanted)
     return True

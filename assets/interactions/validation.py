@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from assets.interactions.clocks import UTC_TIME, to_utc
+from assets.interactions.clocks import EPOCH, UTC_TIME, to_utc
 from assets.interactions.digests import row_digests
-from assets.interactions.readers.base import POSITION, DatasetError
+from assets.interactions.readers.base import POSITION, DatasetError, to_json
 
 MAX_PAYLOAD = 4096
 CONTENT = ["user_id", "item_id", "timestamp", "action", "value"]
@@ -31,7 +31,6 @@ EVENT_SCHEMA: dict[str, Any] = {
     "content": pl.String,
     "given_id": pl.Boolean,
 }
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +71,8 @@ def text(rows: pl.DataFrame, name: str) -> pl.Expr:
         written = pl.coalesce(
             pl.when(whole).then(number_text), pl.when(column.is_not_nan()).then(column.cast(pl.String))
         )
+    elif kind.is_decimal():
+        written = column.cast(pl.String).str.replace(r"\.0+$", "")
     elif kind.is_integer() or kind in (pl.Boolean, pl.String, pl.Null) or isinstance(kind, pl.Categorical | pl.Enum):
         written = column.cast(pl.String)
     else:
@@ -103,17 +104,6 @@ def number(rows: pl.DataFrame, name: str) -> tuple[pl.Expr, pl.Expr]:
     read = written.cast(pl.Float64, strict=False)
     finite = pl.when(read.is_finite()).then(read)
     return finite, present(rows, name) & finite.is_null()
-
-
-def _payload(rows: pl.DataFrame) -> pl.Expr:
-    names = [n for n in rows.columns if n != POSITION]
-    plain = [
-        pl.col(n)
-        if rows.schema[n].is_numeric() or rows.schema[n] in (pl.String, pl.Boolean) or rows.schema[n].is_nested()
-        else pl.col(n).cast(pl.String, strict=False)
-        for n in names
-    ]
-    return pl.struct(plain).struct.json_encode().str.slice(0, MAX_PAYLOAD)
 
 
 def shown(rows: pl.DataFrame, name: str) -> pl.Expr:
@@ -152,7 +142,11 @@ def judge(
     day = pl.col("day") if "day" in both.columns else pl.lit(None, dtype=pl.String)
     unpacked = refused.select("_raw").unnest("_raw")
     refused = refused.select(POSITION, "reason", detail.alias("detail"), day.alias("day"))
-    payload = unpacked.select(_payload(unpacked).alias("payload"))
+    # As ids are read, so that a row that comes back mended has the ids that it would have had.
+    unpacked = unpacked.with_columns(
+        text(unpacked, n).alias(n) for n, kind in unpacked.schema.items() if kind.is_float()
+    )
+    payload = unpacked.select(to_json(unpacked, unpacked.columns).str.slice(0, MAX_PAYLOAD).alias("payload"))
     return Judged(good, pl.concat([refused, payload], how="horizontal").select(list(REFUSED_SCHEMA)))
 
 

@@ -36,6 +36,7 @@ def _told(name: str, wrong: pl.DataFrame, total: int) -> dg.AssetCheckResult:
     sample = [str(row) for row in wrong.drop("user_id").head(5).iter_rows()]
     return dg.AssetCheckResult(
         passed=not wrong.height,
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={"claims": total, "wrong": wrong.height, "threshold": 0, "failing_sample": "; ".join(sample)},
         description=f"{wrong.height} of {total} {name}, e.g. {sample[0]}." if wrong.height else None,
     )

@@ -42,6 +42,19 @@ def roc(score_N: np.ndarray, label_N: np.ndarray) -> bytes:
     return _png(figure)
 
 
+def precision_recall(score_N: np.ndarray, label_N: np.ndarray) -> bytes:
+    """Precision against recall, with the like rate as the line that chance draws."""
+    from sklearn.metrics import precision_recall_curve
+
+    figure, axes = _figure(4.0, 3.8)
+    if len(label_N) and label_N.max() > 0:
+        precision, recall, _ = precision_recall_curve(label_N > 0, score_N)
+        axes.plot(recall, precision)
+        axes.axhline(float(label_N.mean()), color="0.7", linewidth=0.8)
+    axes.set(xlabel="recall", ylabel="precision", title="Precision and recall, test", xlim=(0, 1), ylim=(0, 1.02))
+    return _png(figure)
+
+
 def calibration(p_N: np.ndarray, label_N: np.ndarray) -> bytes:
     """Share of likes against predicted probability, in fifteen bins of equal mass."""
     from models.ranking.metrics import equal_mass_bins

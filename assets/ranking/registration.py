@@ -152,6 +152,7 @@ def run_tags(spec: CandidateSpec, job: Any, tables: Tables) -> dict[str, str]:
     return {
         "candidate": spec.name,
         "status": "candidate",
+        "ab_experiment": "none",
         "ranker_version": job.version,
         "feature_service": spec.feature_service,
         "feature_refs": ",".join(feature_refs(spec.kind, spec.inputs)),
@@ -237,6 +238,7 @@ def run_artifacts(table: pa.Table, result: Any) -> dict[str, bytes]:
     by_slice = [(f.slice, f.value, f.low, f.high) for f in result.figures if f.metric == "auc"]
     made = {
         "plots/roc.png": plots.roc(p, label),
+        "plots/precision_recall.png": plots.precision_recall(p, label),
         "plots/calibration.png": plots.calibration(p, label),
         "slices/slices.csv": sink.getvalue().encode(),
         "slices/auc.png": plots.bars(by_slice, "AUC", "AUC by slice, test"),

@@ -4,7 +4,7 @@ import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.policies import ON_CHANGE, RETRY_TRANSIENT
+from assets.policies import GPU_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables
 from models.identity import version_of
@@ -30,6 +30,7 @@ class UserSummariesConfig(dg.Config):
     code_version=CODE_VERSION,
     retry_policy=RETRY_TRANSIENT,
     automation_condition=ON_CHANGE,
+    pool=GPU_POOL,
     metadata=definition_metadata(USER_SUMMARIES),
     tags={"tier": "gold", "pii": "true"},
 )

@@ -14,6 +14,9 @@ holds every rule on test                              promote
 fails any rule on test                                reject
 ====================================================  ====================================================
 
+A champion that refuses today's content answers no request. It is left out: the floor is the baseline, as while there
+is no champion, and the verdict says so.
+
 The rules: the paired bootstrap interval of the difference in test AUC lies above zero against the champion
 and above zero against the floor; the expected calibration error is within its bound.
 """
@@ -56,6 +59,7 @@ class Evidence(NamedTuple):
         against_champion: Paired difference to the champion on test; None without a champion.
         against_floor: Paired difference to the floor on test; None if the contender is the floor.
         decided_against: Why this very version was rejected or rolled back earlier; empty if it was not.
+        left_out: Label of a champion that refuses today's content; ``champion`` is None then.
     """
 
     challenger: str | None
@@ -70,6 +74,14 @@ class Evidence(NamedTuple):
     against_champion: Difference | None = None
     against_floor: Difference | None = None
     decided_against: str = ""
+    left_out: str = ""
+
+    @property
+    def standing(self) -> str:
+        """What stays as it is while nothing is promoted."""
+        if self.left_out:
+            return f"{self.left_out} stays champion, although it refuses today's content"
+        return f"{self.champion} stays champion" if self.champion else "there is still no champion"
 
 
 class Verdict(NamedTuple):
@@ -107,6 +119,9 @@ def _beats(name: str, difference: Difference | None) -> Rule:
 def rules_of(evidence: Evidence, max_ece: float) -> tuple[Rule, ...]:
     """Every rule that a challenger must hold."""
     rules = []
+    if evidence.left_out:
+        name, observed = f"beats champion {evidence.left_out}", "left out: it refuses today's content"
+        rules.append(Rule(name, "only where the champion can read today's content", observed, True))
     if evidence.champion is not None:
         rules.append(_beats(f"beats champion {evidence.champion}", evidence.against_champion))
     beats_floor = _beats(f"beats floor {evidence.floor}", evidence.against_floor)
@@ -130,25 +145,26 @@ def decide(evidence: Evidence, max_ece: float = 0.05) -> Verdict:
         evidence: What is known.
         max_ece: Largest expected calibration error that serving can take.
     """
-    standing = f"{evidence.champion} stays champion" if evidence.champion else "there is still no champion"
     if evidence.challenger is None:
-        return Verdict("keep", f"No candidate can be compared; {standing}.")
+        return Verdict("keep", f"No candidate can be compared; {evidence.standing}.")
     if evidence.challenger == evidence.champion:
-        return Verdict("keep", f"The best candidate on validation is the champion itself; {standing}.")
+        return Verdict("keep", f"The best candidate on validation is the champion itself; {evidence.standing}.")
     if evidence.decided_against:
         return Verdict(
             "keep",
-            f"{evidence.challenger} was decided against before ({evidence.decided_against}); {standing}.",
+            f"{evidence.challenger} was decided against before ({evidence.decided_against}); {evidence.standing}.",
         )
     if evidence.champion is None and evidence.challenger_is_floor:
-        return Verdict("keep", f"No candidate is better than the floor {evidence.floor} on validation; {standing}.")
+        return Verdict(
+            "keep", f"No candidate is better than the floor {evidence.floor} on validation; {evidence.standing}."
+        )
     gain = evidence.valid_gain
     if gain is not None and gain.low <= 0:
         against = f"champion {evidence.champion}" if evidence.champion else f"floor {evidence.floor}"
         return Verdict(
             "keep",
             f"No candidate is surely better than the {against} on validation: the best, "
-            f"{evidence.challenger}, differs in AUC by {_shown(gain)}; {standing}.",
+            f"{evidence.challenger}, differs in AUC by {_shown(gain)}; {evidence.standing}.",
         )
     return judge(evidence, max_ece)
 
@@ -160,7 +176,6 @@ def judge(evidence: Evidence, max_ece: float = 0.05) -> Verdict:
         evidence: What is known.
         max_ece: As in `decide`.
     """
-    standing = f"{evidence.champion} stays champion" if evidence.champion else "there is still no champion"
     rules = rules_of(evidence, max_ece)
     failed = [rule for rule in rules if not rule.ok]
     if failed:
@@ -168,7 +183,7 @@ def judge(evidence: Evidence, max_ece: float = 0.05) -> Verdict:
         return Verdict(
             "reject",
             f"{evidence.challenger} is refused: it must hold '{first.name}' ({first.threshold}) "
-            f"and has {first.observed}; {standing}.",
+            f"and has {first.observed}; {evidence.standing}.",
             rules,
         )
     return Verdict(

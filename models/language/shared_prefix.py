@@ -138,9 +138,7 @@ def shared_prefix_attention(
     out, lse = _attend(q_BGND, key, value, mask, scale)
     if shared_prefix.length:
         q_1GND = q_BGND.transpose(0, 1).reshape(1, g, b * r * q, d)
-        over_prefix, lse_prefix = _attend(
-            q_1GND, shared_prefix.keys[layer], shared_prefix.values[layer], None, scale
-        )
+        over_prefix, lse_prefix = _attend(q_1GND, shared_prefix.keys[layer], shared_prefix.values[layer], None, scale)
         over_prefix = over_prefix.view(g, b, r * q, -1).transpose(0, 1)
         lse_prefix = lse_prefix.view(g, b, r * q).transpose(0, 1)
         # The softmax over both parts weighs each by its share of the exponentials' sum.

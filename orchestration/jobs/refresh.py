@@ -16,8 +16,9 @@ refresh_daily = dg.define_asset_job(
 rebuild_clusters = dg.define_asset_job(
     "rebuild_clusters",
     selection=dg.AssetSelection.groups("clusters").downstream(),
-    description="Fits the codebooks anew and refreshes everything that carries semantic IDs. Set another seed or other "
-    "widths in the Launchpad (ops: clusters__codebooks); unchanged, nothing is rebuilt.",
+    config={"ops": {"clusters__codebooks": {"config": {"rebuild": True}}}},
+    description="Fits the codebooks anew and refreshes everything that carries semantic IDs. The Launchpad takes "
+    "another seed or other widths (ops: clusters__codebooks); the same ones give the same codebooks again.",
     tags={"intent": "rebuild", "dagster/max_runtime": "14400"},
 )
 

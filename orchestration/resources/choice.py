@@ -39,7 +39,13 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
                 train_gpu=settings.train_gpu,
             )
         ),
-        "tracking": tracking_twin(settings.mlflow_tracking_uri, settings.mlflow_artifacts, settings.mlflow_ui),
+        "tracking": tracking_twin(
+            settings.mlflow_tracking_uri,
+            settings.mlflow_artifacts,
+            settings.mlflow_ui,
+            image_digest=settings.image_digest,
+            dataset_licence=settings.dataset_licence,
+        ),
         "ledger": ledger_twin(settings.ledger_url),
         "text_encoder": (
             FolderTextEncoder(folder=settings.text_encoder, device=settings.text_encoder_device)

@@ -73,7 +73,7 @@ class ServerTracking(Tracking):
         return f"{(self.ui or self.tracking_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def tracking_twin(tracking_uri: str, artifact_root: str, ui: str) -> Tracking:
+def tracking_twin(tracking_uri: str, artifact_root: str, ui: str, **told: str) -> Tracking:
     """The twin for a tracking URI: embedded for SQLite, else a server.
 
     Args:
@@ -81,12 +81,14 @@ def tracking_twin(tracking_uri: str, artifact_root: str, ui: str) -> Tracking:
         artifact_root: Artifact root of new experiments. A local folder means nothing to an HTTP server, which then
             keeps artifacts where it was told to.
         ui: Address of the UI.
+        **told: What every run's tags tell: image digest and dataset licence.
     """
     if tracking_uri.startswith(SQLITE):
-        return EmbeddedTracking(tracking_uri=tracking_uri, artifact_root=artifact_root, ui=ui)
+        return EmbeddedTracking(tracking_uri=tracking_uri, artifact_root=artifact_root, ui=ui, **told)
     local = artifact_root.startswith(("file://", "/"))
     return ServerTracking(
         tracking_uri=tracking_uri,
         ui=ui,
+        **told,
         artifact_root="" if tracking_uri.startswith("http") and local else artifact_root,
     )

@@ -113,6 +113,14 @@ def test_what_needs_a_model_server_or_a_gpu_waits_for_its_pool(key):
         assert pool == GPU_POOL
 
 
+def test_every_check_result_states_its_severity():
+    for path in (ROOT / "assets").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("AssetCheckResult"):
+                stated = {argument.arg for argument in call.keywords}
+                assert "severity" in stated, f"{path.relative_to(ROOT)}:{call.lineno}"
+
+
 @pytest.mark.parametrize("key", sorted(SPECS), ids=lambda k: k.to_user_string())
 def test_asset_reports_the_same_runtime_metadata(key):
     """Each materialization comes out of `Report`, which adds rows, seconds, memory, sample and plot."""

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from assets.resources import PROCESS_TAG
+from assets.resources import PROCESS_TAG, Tables
 from orchestration.refresh import materialize, reap_lost_runs, unfinished
 
 
@@ -104,3 +104,14 @@ def test_a_run_whose_process_is_gone_is_marked_failed_and_a_living_one_is_left_a
     assert reap_lost_runs(instance) == [runs[0].run_id]
     assert instance.get_run_by_id(runs[0].run_id).status == dg.DagsterRunStatus.FAILURE
     assert instance.get_run_by_id(runs[1].run_id).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_that_is_executed_again_is_known_by_its_own_process(tables, instance):
+    @dg.asset
+    def thing(tables: Tables) -> None: ...
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    inherited = {PROCESS_TAG: f"{socket.gethostname()}:{gone.pid}"}
+    result = dg.materialize([thing], resources={"tables": tables}, instance=instance, tags=inherited)
+    assert instance.get_run_by_id(result.run_id).tags[PROCESS_TAG] == f"{socket.gethostname()}:{os.getpid()}"

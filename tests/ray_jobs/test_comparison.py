@@ -188,12 +188,14 @@ def test_a_champion_whose_content_is_gone_is_left_out_and_does_not_stand_in_the_
         f"today's features: The ranker was trained on {what} of version content-1 and is given version content-2: train"
     )
     assert seen.champion is None and seen.against_champion is None and seen.valid_gain.low > 0
+    assert seen.left_out == champion.label
     assert decide(seen, max_ece=0.2).decision == "promote", "what serves refuses today's features: the gate goes on"
 
     by_hand = run(Config(candidates=tonight, only=tonight[1], **common))
     assert by_hand.note == other.note and judge(evidence_of(by_hand), max_ece=0.2).decision == "promote"
     floor = run(Config(candidates=tonight[:1], **common))
     assert decide(evidence_of(floor)).decision == "keep" and floor.note == other.note
+    assert f"{champion.label} stays champion" in decide(evidence_of(floor)).reason
     with pytest.raises(ContentVersionError, match="is given version content-2: train it again"):
         run(Config(candidates=tonight, only=champion, **common))
 

@@ -1,10 +1,11 @@
 """What a reader is: it streams a source's rows under the names of the data contract, unjudged."""
 
+import contextlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 from upath import UPath
@@ -126,6 +127,36 @@ class Reader(ABC):
                 "add it, or name another layout in BELVEDERE_DATASET."
             )
         return found
+
+
+@contextlib.contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Adds the file to an error that only knows the column."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"In {source}: {str(error)[:1].lower()}{str(error)[1:]}") from error
+
+
+def to_json(rows: pl.DataFrame, columns: list[str]) -> pl.Expr:
+    """The given columns as one JSON object; bytes as base64.
+
+    Raises:
+        DatasetError: If a column holds bytes inside of lists or structs.
+    """
+    for name in columns:
+        if _bytes_inside(rows.schema[name]):
+            raise DatasetError(
+                f"The column {name} holds bytes inside of lists or structs, which JSON cannot hold: write it as "
+                "text, or leave it out."
+            )
+    cells = [pl.col(n).bin.encode("base64") if rows.schema[n] == pl.Binary else pl.col(n) for n in columns]
+    return pl.struct(cells).struct.json_encode()
+
+
+def _bytes_inside(kind: Any) -> bool:
+    inner = [field.dtype for field in kind.fields] if isinstance(kind, pl.Struct) else [getattr(kind, "inner", None)]
+    return any(k is not None and (k == pl.Binary or _bytes_inside(k)) for k in inner)
 
 
 def titles_from_events(batches: Iterator[Batch]) -> Iterator[Batch]:

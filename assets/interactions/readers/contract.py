@@ -13,10 +13,13 @@ from assets.interactions.readers.base import (
     Batch,
     DatasetError,
     Reader,
+    fault,
+    naming,
     no_rows,
+    to_json,
 )
 from assets.interactions.readers.columnar import scan_parquet
-from assets.interactions.readers.delimited import Dialect, scan_text
+from assets.interactions.readers.delimited import Dialect, Rows, scan_text
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
@@ -25,13 +28,7 @@ def attributes_json(columns: list[str], rows: pl.DataFrame) -> pl.Expr:
     """The given columns as one JSON object, keys in alphabetical order."""
     if not columns:
         return pl.lit("{}").alias(ATTRIBUTES)
-    plain = []
-    for name in sorted(columns):
-        kind = rows.schema[name]
-        column = pl.col(name).bin.encode("base64") if kind == pl.Binary else pl.col(name)
-        simple = kind.is_numeric() or kind.is_nested() or kind in (pl.Boolean, pl.String, pl.Binary)
-        plain.append(column if simple else column.cast(pl.String))
-    return pl.struct(plain).struct.json_encode().alias(ATTRIBUTES)
+    return to_json(rows, sorted(columns)).alias(ATTRIBUTES)
 
 
 def to_batch(table: str, source: str, columns: tuple[str, ...], rows: pl.DataFrame, faults: pl.DataFrame) -> Batch:
@@ -64,7 +61,8 @@ def to_batch(table: str, source: str, columns: tuple[str, ...], rows: pl.DataFra
     extra = [n for n in columns if n not in known]
     if table == "interactions":
         return Batch(source, rows.select(POSITION, *known), faults, tuple(extra))
-    given = rows.with_columns(attributes_json(extra, rows)) if ATTRIBUTES not in known else rows
+    with naming(source):
+        given = rows.with_columns(attributes_json(extra, rows))
     return Batch(source, given.select(POSITION, *known, ATTRIBUTES), faults)
 
 
@@ -86,12 +84,16 @@ class ContractReader(Reader):
         return self._scan("users") if self._files("users") else iter(())
 
     def _files(self, table: str) -> list[UPath]:
-        single = [p for s in SUFFIXES if (p := self.folder / f"{table}{s}").is_file()]
+        named = [self.folder / f"{table}{s}" for s in ("", *SUFFIXES)]
+        single = [p for p in named if p.is_file()]
+        # Spark and Dask write a folder that is called like a file.
         inside = sorted(
             (
                 p
-                for p in (self.folder / table).rglob("*")
-                if p.is_file() and p.name.endswith(SUFFIXES) and not p.name.startswith(("_", "."))
+                for folder in named
+                if folder.is_dir()
+                for p in folder.rglob("*")
+                if p.is_file() and not p.name.startswith(("_", "."))
             ),
             key=str,
         )
@@ -111,7 +113,11 @@ class ContractReader(Reader):
             )
         for path in files:
             source = str(path).removeprefix(str(self.folder)).lstrip("/")
-            if path.suffix == ".parquet":
+            scanned: Iterator[tuple[tuple[str, ...], Rows]]
+            if not path.name.endswith(SUFFIXES):
+                detail = f"The file is none of {', '.join(SUFFIXES)}: convert it, or take it out of the folder."
+                scanned = iter([((), Rows(no_rows(), fault(0, "unreadable_file", detail)))])
+            elif path.suffix == ".parquet":
                 scanned = scan_parquet(path, source)
             else:
                 scanned = scan_text(path, source, Dialect("\t" if ".tsv" in path.name else ","))

@@ -15,6 +15,8 @@ from assets.interactions.readers.base import FAULTS_SCHEMA, POSITION, DatasetErr
 BLOCK_BYTES = 8 << 20
 MAX_LINE_BYTES = 1 << 20
 KEPT_OF_LONG_LINE = 4096
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NOT_UTF8 = "The row holds bytes that are not UTF-8: save the file as UTF-8."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _refuse_bad_encoding(rows: pl.DataFrame) -> Rows:
     faults = bad.select(
         POSITION,
         pl.lit("bad_encoding").alias("reason"),
-        pl.lit("The row holds bytes that are not UTF-8: save the file as UTF-8.").alias("detail"),
+        pl.lit(NOT_UTF8).alias("detail"),
         pl.struct(names).struct.json_encode().str.slice(0, 4096).alias("payload"),
     )
     return Rows(rows.filter(~broken), faults)
@@ -230,9 +232,11 @@ def _quoted_rows(
 
 def _header(block: _Lines, dialect: Dialect, name: str) -> tuple[tuple[str, ...], _Lines]:
     head, _, rest = block.data.partition(b"\n")
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
         raise DatasetError(f"The file {name} is UTF-16: save it as UTF-8.")
-    text = _text(head.removeprefix(b"\xef\xbb\xbf"), dialect.encoding).rstrip("\r")
+    text = _text(head, dialect.encoding).rstrip("\r")
+    if "\r" in text:
+        raise DatasetError(f"The lines of {name} end with carriage returns alone: save it with line feeds.")
     names = next(csv.reader([text], delimiter=dialect.delimiter)) if dialect.quoted else text.split(dialect.delimiter)
     columns = tuple(n.strip() for n in names)
     if len(set(columns)) < len(columns) or not {"", POSITION}.isdisjoint(columns):
@@ -264,6 +268,10 @@ def scan_text(path: UPath, name: str, dialect: Dialect) -> Iterator[tuple[tuple[
     try:
         with _open(path) as stream:
             for block in _blocks(stream, dialect):
+                if not columns:
+                    block = block._replace(data=block.data.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n"))
+                    if not block.data:
+                        continue
                 anything = True
                 if not columns:
                     if block.too_long:

@@ -12,8 +12,8 @@ from assets.interactions.readers.delimited import Dialect, Rows, scan_text
 VALUES = ("rating", "weight", "score", "stars")
 TIMES = ("timestamp", "time", "unix_time", "date")
 TITLES = (
-    "movie_title",
     "title",
+    "movie_title",
     "item_name",
     "name",
     "entity_name",
@@ -21,7 +21,7 @@ TITLES = (
     "book_title",
     "artist_name",
 )
-CATEGORIES = ("class", "genre", "genres", "categories", "category", "tags")
+CATEGORIES = ("categories", "class", "genre", "genres", "category", "tags")
 DESCRIPTIONS = ("description", "abstract", "summary")
 
 
@@ -41,13 +41,14 @@ class RecBoleReader(Reader):
         """See `Reader.interactions`."""
         for source, kinds, read in self._scan(self._files("inter", needed=True)):
             columns = list(kinds)
-            tokens = [n for n, kind in kinds.items() if kind == "token"]
+            ids = iter(n for n, kind in kinds.items() if kind == "token" and n not in ("user_id", "item_id"))
             names = {
-                "user_id": "user_id" if "user_id" in columns else tokens[0] if tokens else "user_id",
-                "item_id": "item_id" if "item_id" in columns else tokens[1] if len(tokens) > 1 else "item_id",
+                "user_id": "user_id" if "user_id" in columns else next(ids, "user_id"),
+                "item_id": "item_id" if "item_id" in columns else next(ids, "item_id"),
                 "timestamp": _first(TIMES, columns) or "timestamp",
             }
-            if value := _first(VALUES, columns):
+            value = None if "value" in columns else _first(VALUES, columns)
+            if value:
                 names["value"] = value
             rows = read.rows.rename({old: new for new, old in names.items() if old in columns})
             # Under RecBole's names a row with a value is a rating; the contract's own column wins.

@@ -129,7 +129,8 @@ def test_the_first_champion_is_promoted_and_the_second_night_does_nothing(platfo
     client = platform["tracking"].connect("ranking").MlflowClient()
     version = client.get_model_version_by_alias("ranker", "champion")
     assert version.tags["validation"] == "passed" and "beats floor" in version.tags["gate_report"]
-    assert client.get_run(version.run_id).data.tags["status"] == "promoted"
+    tags = client.get_run(version.run_id).data.tags
+    assert tags["status"] == "promoted" and tags["ab_experiment"] == "champion_vs_challenger"
     again = night(platform, instance)
     assert again.success
     assert all(
@@ -204,10 +205,16 @@ def test_a_promotion_that_its_rules_do_not_carry_is_blocked(platform, instance):
     forged = [row(platform) | {"decision": "promote"}]
     tables = platform["tables"]
     tables.write(CHALLENGER, pa.Table.from_pylist(forged, CHALLENGER.schema), version=tables.version(CHALLENGER) + "x")
-    checked = dg.materialize([gate], resources=platform, instance=instance, raise_on_error=False)
+    checked = dg.materialize(
+        [*CHAIN, gate],
+        resources=platform,
+        instance=instance,
+        raise_on_error=False,
+        selection=dg.AssetSelection.checks(gate),
+    )
     [evaluation] = checked.get_asset_check_evaluations()
     assert not checked.success and evaluation.severity == dg.AssetCheckSeverity.ERROR
-    dg.materialize([champion], resources=platform, instance=instance, raise_on_error=False)
+    dg.materialize(CHAIN, resources=platform, instance=instance, selection=[champion])
     assert platform["ledger"].promotions() == [] and "champion" not in aliases(platform)
 
 

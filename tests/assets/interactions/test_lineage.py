@@ -145,6 +145,15 @@ def test_refused_rows_warn_and_a_retyped_column_blocks(tables, instance, tmp_pat
     assert check_of(blocked, "refused_share").severity == dg.AssetCheckSeverity.ERROR
 
 
+def test_refused_rows_of_other_days_do_not_block_a_run_over_one_day(tables, instance, tmp_path):
+    good = "".join(f"u{i},a,2026-01-05,rating,{i % 5 + 1}\n" for i in range(300))
+    bad = "u,a,2026-01-05,rating,much\n"
+    source = contract(tmp_path / "d", good + bad + "u,a,2026-01-06,rating,1\n")
+    run(tables, instance, source)
+    verdict = check_of(run(tables, instance, source, days=("2026-01-06", "2026-01-06")), "refused_share")
+    assert verdict.passed and verdict.metadata["observed"].value == pytest.approx(1 / 302)
+
+
 def test_the_split_is_a_setting_and_a_config(tables, instance, tmp_path, monkeypatch):
     source = f"synthetic:{tmp_path}/s?users=20&items=20&events=300&images=false"
     ingest(tables, source, "2024-01-01", "2024-04-01")

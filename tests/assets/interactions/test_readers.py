@@ -6,6 +6,7 @@ import pytest
 
 from assets.interactions.readers.base import POSITION, DatasetError, layouts, open_reader
 from assets.interactions.readers.delimited import Dialect, scan_text
+from assets.interactions.synthetic import SyntheticConfig, write_synthetic
 from tests.assets.interactions.sources import contract
 
 ML_100K = Path("/tmp/ml/recbole/dataset_example/ml-100k")
@@ -166,6 +167,18 @@ def test_recbole_without_items_derives_them_from_events(tmp_path):
         list(reader.interactions())
 
 
+def test_recbole_prefers_the_contract_s_own_names(tmp_path):
+    (tmp_path / "x.inter").write_text(
+        "item_id:token\tsession:token\trating:float\tvalue:float\ttimestamp:float\n7\ts\t1\t4\t964981247\n"
+    )
+    (tmp_path / "x.item").write_text(
+        "item_id:token\tmovie_title:token\ttitle:token\tclass:token\tcategories:token\n7\tM\tT\tc\td\n"
+    )
+    reader = open_reader(f"recbole:{tmp_path}")
+    assert rows_of(reader.interactions()).select("user_id", "item_id", "value").rows() == [("s", "7", "4")]
+    assert rows_of(reader.items()).select("title", "categories").rows() == [("T", ["d"])]
+
+
 @pytest.mark.skipif(not ML_100K.exists(), reason="MovieLens-100K is not on this machine")
 def test_recbole_reads_the_real_movielens():
     reader = open_reader(f"recbole:{ML_100K}")
@@ -251,6 +264,21 @@ def test_utf16_and_repeated_columns_are_refused(tmp_path):
         scan(path)
 
 
+def test_lines_before_the_header_and_old_line_ends(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"\xef\xbb\xbf\r\n\na,b\r\n1,2\r\n")
+    assert scan(path)[0].rows() == [(1, "1", "2")]
+    for nothing in (b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n\r\n"):
+        path.write_bytes(nothing)
+        assert scan(path)[1].select(POSITION, "reason").rows() == [(0, "empty_file")]
+    path.write_bytes(b"a,b\r1,2\r")
+    with pytest.raises(DatasetError, match="carriage returns alone: save it with line feeds"):
+        scan(path)
+    path.write_bytes("a,b\n1,2\n".encode("utf-16-le"))
+    with pytest.raises(DatasetError, match="UTF-16: save it as UTF-8"):
+        scan(path)
+
+
 def test_empty_and_cut_files_become_one_fault_each(tmp_path):
     folder = tmp_path / "interactions"
     folder.mkdir()
@@ -293,5 +321,15 @@ def test_synthetic_writes_once_and_draws_images(tmp_path):
     assert (tmp_path / "s" / "items.csv").stat().st_mtime_ns == written
     other = open_reader(f"synthetic:{tmp_path}/t?users=20&items=15&events=200&seed=3&implicit=true&images=false")
     assert "value" not in rows_of(other.interactions()).columns and not (tmp_path / "t" / "images").exists()
+    assert "{" not in items["description"].str.join("").item()
+    (tmp_path / "s" / "synthetic.version").write_text("unfinished")
+    assert write_synthetic(f"{tmp_path}/s", SyntheticConfig(users=5, items=5, events=9, images=False))
     with pytest.raises(DatasetError, match="options .users=many."):
         open_reader(f"synthetic:{tmp_path}/s?users=many")
+
+
+def test_the_generator_leaves_the_files_of_others_alone(tmp_path):
+    contract(tmp_path / "shop", "u,a,1,rating,4\n")
+    with pytest.raises(DatasetError, match="holds files that the synthetic generator did not write: name an empty"):
+        open_reader(f"synthetic:{tmp_path}/shop?users=5")
+    assert (tmp_path / "shop" / "interactions.csv").exists() and not (tmp_path / "shop" / "interactions").exists()

@@ -72,6 +72,30 @@ def test_round_trip(tables, source, tmp_path):
     assert kept == tables.warehouse().num_rows(RAW_INTERACTIONS) == 3
 
 
+def test_an_export_overwrites_neither_the_source_nor_mended_rows(tables, source, tmp_path):
+    ingest(tables, source)
+    before = (tmp_path / "d" / "interactions.csv").read_text()
+    with pytest.raises(DatasetError, match="There is an interactions.csv in .* already: name another folder"):
+        export_quarantine(tables, str(tmp_path / "d"))
+    assert (tmp_path / "d" / "interactions.csv").read_text() == before
+
+
+def test_a_replay_after_a_run_over_some_days_counts_each_row_once(tables, source, tmp_path):
+    ingest(tables, source)
+    for number, changes in enumerate(
+        ({"missing_item_id": {"item_id": "b"}}, {"unparsable_time": {"timestamp": "2026-01-09"}})
+    ):
+        out = tmp_path / f"out{number}"
+        export_quarantine(tables, str(out))
+        mend(out, **changes)
+        # The first mended row, of the 5th, lies outside of this run.
+        ingest(tables, source, "2026-01-09", "2026-01-09")
+        assert replay(tables, str(out), NOW).replayed == 1
+    mended = accounts_of(tables).filter(pl.col("source") == "mended")
+    names = ["rows_read", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_outside"]
+    assert mended.select(names).rows() == [(1, 1, 0, 0, 1)] and len(events_of(tables)) == 3
+
+
 def test_replaying_twice_changes_nothing(tables, source, tmp_path):
     ingest(tables, source)
     export_quarantine(tables, str(tmp_path / "out"))
@@ -93,6 +117,29 @@ def test_replayed_rows_survive_the_next_ingestion(tables, source, tmp_path):
     assert again.days.version == version and not again.days.committed and tables.version(QUARANTINE) == state
     assert events_of(tables).equals(rows) and again.counts["rows_kept"] == 3
     assert broken_accounts(accounts_of(tables)).is_empty()
+
+
+@pytest.mark.parametrize("mended_as", ["csv", "parquet"])
+def test_ids_of_a_float_column_come_back_as_they_are_read(tables, tmp_path, mended_as):
+    (tmp_path / "d").mkdir()
+    # Pandas turns a column of whole numbers with a gap into floats.
+    events = {"user_id": [7.0, 7.0, None], "item_id": ["a"] * 3, "timestamp": ["2026-01-05", "never", "2026-01-05"]}
+    pl.DataFrame(events).write_parquet(tmp_path / "d" / "interactions.parquet")
+    (tmp_path / "d" / "items.csv").write_text("item_id,title\na,A\n")
+    ingest(tables, f"contract:{tmp_path / 'd'}")
+    out = tmp_path / "out"
+    export_quarantine(tables, str(out))
+    mend(out, unparsable_time={"timestamp": "2026-01-06"}, missing_user_id={"user_id": "8"})
+    if mended_as == "parquet":
+        rows = pl.read_csv(out / "interactions.csv").cast({"user_id": pl.Float64})
+        rows.write_parquet(out / "interactions.parquet")
+        (out / "interactions.csv").unlink()
+    assert replay(tables, str(out), NOW).replayed == 2
+    assert events_of(tables).select("user_id", "day").sort("user_id", "day").rows() == [
+        ("7", "2026-01-05"),
+        ("7", "2026-01-06"),
+        ("8", "2026-01-05"),
+    ]
 
 
 def test_a_killed_replay_is_finished_by_the_next(tables, source, tmp_path, monkeypatch):

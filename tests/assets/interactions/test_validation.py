@@ -1,5 +1,7 @@
 import datetime as dt
 import hashlib
+import json
+import zoneinfo
 
 import polars as pl
 import pytest
@@ -14,6 +16,7 @@ from assets.interactions.validation import Limits, judge_events
 from tests.assets.interactions.sources import NOW
 
 LIMITS = Limits(NOW)
+DAY_IN_KARACHI = dt.datetime(2026, 1, 5, tzinfo=zoneinfo.ZoneInfo("Asia/Karachi"))
 KNOWN = pl.Series("item_id", ["a", "b"])
 GOOD = {
     "user_id": "u",
@@ -62,6 +65,18 @@ def test_each_bad_row_has_its_reason_and_one_sentence(changes, reason):
     assert refused["day"].to_list() == (["2026-01-05"] if timed else [None])
 
 
+def test_a_missing_time_of_numpy_is_a_negative_time():
+    assert judged(timestamp=str(-(2**63))).refused["reason"].to_list() == ["negative_time"]
+
+
+def test_a_refused_row_keeps_its_ids_as_they_are_read():
+    columns = {POSITION: [1], "user_id": [7.0], "item_id": [1], "timestamp": [DAY_IN_KARACHI], "value": [float("inf")]}
+    good, refused = judge_events(pl.DataFrame(columns), LIMITS, None)
+    payload = json.loads(refused["payload"][0])
+    assert good.is_empty() and (payload["user_id"], payload["value"]) == ("7", "inf")
+    assert to_utc(pl.Series([payload["timestamp"]])).to_list() == [DAY_IN_KARACHI]
+
+
 def test_a_clock_may_run_ahead_by_a_day():
     assert len(judged(timestamp="2026-11-01T23:59:59Z").good) == 1
     assert judged(timestamp="2026-11-02T00:00:01Z").refused["reason"].to_list() == ["future_time"]
@@ -85,6 +100,7 @@ def test_a_clock_may_run_ahead_by_a_day():
         ("2026-01-01 12:00:00 UTC", utc(2026, 1, 1, 12)),
         ("  2026-01-01  ", utc(2026, 1, 1)),
         ("2026-01-01T12:00:00+25:00", None),
+        ("2026-01-01T12:00:00+٠٢:٠٠", None),
         ("12/31/2025", None),
         ("1e300", None),
         ("99999999999999999999", None),

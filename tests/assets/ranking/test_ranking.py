@@ -123,6 +123,9 @@ def test_every_mlflow_run_fulfils_the_checklist(whole):
             "feature_refs",
             "dataset",
             "ranker_version",
+            "image.digest",
+            "dataset.licence",
+            "ab_experiment",
         } <= set(tags)
         assert tags["status"] == "candidate" and tags["dagster.run_id"] == first.run_id
         for metric in ("auc", "logloss", "normalized_entropy", "ece", "hr_at_10", "ndcg_at_10"):
@@ -143,6 +146,7 @@ def test_every_mlflow_run_fulfils_the_checklist(whole):
         assert {
             "plots/roc.png",
             "plots/calibration.png",
+            "plots/precision_recall.png",
             "slices/slices.csv",
             "slices/auc.png",
             "examples/largest_errors.csv",

@@ -69,6 +69,18 @@ GOOD = Evidence(
             "is the floor itself",
         ),
         (
+            "the champion refuses today's content",
+            {"champion": None, "against_champion": None, "left_out": "dlrm@1"},
+            "promote",
+            "beats champion dlrm@1 (left out: it refuses today's content)",
+        ),
+        (
+            "the champion refuses today's content, and the floor is not surely beaten",
+            {"champion": None, "against_champion": None, "left_out": "dlrm@1", "valid_gain": UNSURE},
+            "keep",
+            "dlrm@1 stays champion, although it refuses today's content",
+        ),
+        (
             "no champion, not surely better than the floor",
             {"champion": None, "valid_gain": UNSURE},
             "keep",

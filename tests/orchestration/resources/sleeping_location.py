@@ -1,4 +1,4 @@
-"""A code location with one job that sleeps on Ray: on a local cluster, or submitted where the environment says."""
+"""A code location with one job that sleeps on Ray: on a cluster of its own, on a joined one, or submitted to one."""
 
 import os
 import sys
@@ -24,8 +24,8 @@ defs = dg.Definitions(
     jobs=[dg.define_asset_job("sleep", [sleeper])],
     resources={
         "ray_jobs": SubmittedRayJobs(address=ADDRESS, python=os.environ["SLEEPING_PYTHON"], poll_seconds=0.2)
-        if ADDRESS
-        else LocalRayJobs(num_cpus=2)
+        if ADDRESS.startswith("http")
+        else LocalRayJobs(address=ADDRESS, num_cpus=2)
     },
     executor=dg.in_process_executor,
 )

@@ -58,14 +58,22 @@ def job_states(head):
     return {job.submission_id: job.status for job in JobSubmissionClient(head.address).list_jobs()}
 
 
-@pytest.mark.parametrize("twin", ["local", pytest.param("submitted", marks=pytest.mark.services)])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "local",
+        pytest.param("joined", marks=pytest.mark.services),
+        pytest.param("submitted", marks=pytest.mark.services),
+    ],
+)
 def test_terminating_a_run_ends_its_ray_work(twin, request, instance, tmp_path, sleeping_python, monkeypatch):
     sleepers = tmp_path / "sleepers"
     sleepers.mkdir()
     monkeypatch.setenv("SLEEPING_FOLDER", str(sleepers))
-    if twin == "submitted":
-        monkeypatch.setenv("SLEEPING_ADDRESS", request.getfixturevalue("ray_head").address)
-        monkeypatch.setenv("SLEEPING_PYTHON", str(sleeping_python))
+    monkeypatch.setenv("SLEEPING_PYTHON", str(sleeping_python))
+    if twin != "local":
+        head = request.getfixturevalue("ray_head")
+        monkeypatch.setenv("SLEEPING_ADDRESS", head.address if twin == "submitted" else f"127.0.0.1:{head.port}")
     target = ModuleTarget("tests.orchestration.resources.sleeping_location", None, str(ROOT), "sleeping")
     with WorkspaceProcessContext(instance, target) as process, process.create_request_context() as workspace:
         repository = next(iter(workspace.code_locations[0].get_repositories().values()))
@@ -89,7 +97,7 @@ def test_terminating_a_run_ends_its_ray_work(twin, request, instance, tmp_path, 
         wait_until(lambda: not any(map(is_alive, workers)), "Ray workers outlive their run")
     assert len(list(sleepers.iterdir())) == 2, "a run that was ended is not tried again"
     if twin == "submitted":
-        assert "STOPPED" in {str(s.value) for s in job_states(request.getfixturevalue("ray_head")).values()}
+        assert "STOPPED" in {str(s.value) for s in job_states(head).values()}
 
 
 @pytest.mark.services
