@@ -117,6 +117,12 @@ def main() -> int:
         for lost in reap_lost_runs(instance):
             console.print(f"Run {lost[:8]} had lost its process; what it finished stands, the rest is made now.")
         days = daily_partitions(settings).get_partition_keys()
+        if not days:
+            console.print(
+                f"[red]No day of the dataset {settings.dataset} has ended yet (UTC), and a day is taken in when it "
+                "has: run again tomorrow.[/red]"
+            )
+            return 2
         steps = {"__".join(key.path) for key in code_location.resolve_asset_graph().materializable_asset_keys}
         run_id = str(uuid.uuid4())
         instance.add_event_listener(run_id, StepLines(console, steps))

@@ -24,7 +24,7 @@ from ray_jobs.tables.interactions import INGESTIONS, ITEMS, RAW_INTERACTIONS, SP
 from tests.assets.interactions.sources import accounts_of, contract, events_of, ingest
 
 ROOT = Path(__file__).parents[3]
-ML_100K = Path("/tmp/ml/recbole/dataset_example/ml-100k")
+ML_100K = ROOT / ".belvedere" / "datasets" / "ml-100k"  # where `make run` puts it
 ASSETS = [items, users, raw_interactions, quarantine, splits]
 CHECKS = [
     checks.items_checks,

@@ -9,7 +9,7 @@ from assets.interactions.readers.delimited import Dialect, scan_text
 from assets.interactions.synthetic import SyntheticConfig, write_synthetic
 from tests.assets.interactions.sources import contract
 
-ML_100K = Path("/tmp/ml/recbole/dataset_example/ml-100k")
+ML_100K = Path(__file__).parents[3] / ".belvedere" / "datasets" / "ml-100k"  # where `make run` puts it
 
 
 def rows_of(batches) -> pl.DataFrame:
