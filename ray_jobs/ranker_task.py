@@ -17,14 +17,17 @@ from models.ranking.examples import Preprocessing
 from models.ranking.metrics import auc
 from models.ranking.scoring import NeuralScorer, to_batch
 from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split
-from ray_jobs.training_task import Loss, Task
+from ray_jobs.training_task import Loss, Task, fitting_batch
+
+# Of an epoch on small data; see `fitting_batch`.
+SMALLEST_BATCH, STEPS_AN_EPOCH = 256, 16
 
 
 class Knobs(NamedTuple):
     """What a ranker's training needs to know beside `TrainingOptions`.
 
     Attributes:
-        batch_size: Examples a batch.
+        batch_size: Most examples a batch.
         interest_weight: Weight of the interest head's loss.
         full_softmax: Largest catalogue over which the interest head sees every item at every step.
         num_sampled: Items it sees in larger ones.
@@ -94,7 +97,8 @@ class RankerTask(Task):
     def train_batches(self, epoch: int, rank: int, world: int) -> Iterator[RankerBatch]:
         """See `Task.train_batches`."""
         order = np.random.default_rng([self.knobs.seed, epoch]).permutation(len(self.label_N))
-        size = min(self.knobs.batch_size, max(len(order) // world, 1))
+        size = fitting_batch(self.knobs.batch_size, len(order) // world, smallest=SMALLEST_BATCH, steps=STEPS_AN_EPOCH)
+        size = min(size, max(len(order) // world, 1))
         each = -(-len(order) // (size * world))
         # Ranks take turns; the last turn wraps around, so that all have as many.
         for turn in range(each):

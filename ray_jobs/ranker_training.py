@@ -71,7 +71,7 @@ class Config(pydantic.BaseModel, frozen=True):
     training: TrainingOptions = pydantic.Field(
         TrainingOptions(epochs=12, patience=3, learning_rate=5e-3, weight_decay=1e-2), description="How it is trained."
     )
-    batch_size: int = pydantic.Field(2048, ge=1, description="Examples in a batch.")
+    batch_size: int = pydantic.Field(2048, ge=1, description="Most examples in a batch.")
     interest_weight: float = pydantic.Field(1.0, ge=0, description="Weight of the interest head's loss.")
     full_softmax: int = pydantic.Field(
         5000, ge=0, description="Largest catalogue over which the interest head sees every item at every step."

@@ -8,6 +8,18 @@ import pydantic
 import torch
 
 
+def fitting_batch(size: int, units: int, *, smallest: int, steps: int) -> int:
+    """A batch size at which an epoch has enough steps, so that small data are learned from, too.
+
+    Args:
+        size: What large data get: the most.
+        units: What an epoch has of whatever a batch is made of.
+        smallest: The least.
+        steps: Steps that an epoch has, if the smallest size allows.
+    """
+    return min(size, max(units // steps, smallest))
+
+
 class Loss(NamedTuple):
     """What one batch costs.
 

@@ -22,7 +22,7 @@ from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import TrainedModel, read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.training import Fitted, fit
-from ray_jobs.training_task import Loss, Task, TrainingOptions
+from ray_jobs.training_task import Loss, Task, TrainingOptions, fitting_batch
 from ray_jobs.vista_data import (
     SPLIT_NAMES,
     Inputs,
@@ -36,7 +36,9 @@ from ray_jobs.vista_data import (
 )
 from ray_jobs.warehouse import Warehouse
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+# Of an epoch on small data; see `fitting_batch`.
+SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 64
 """Bump when the network, its inputs or its training change."""
 RESAMPLES = 200
 POOL = 32
@@ -75,7 +77,7 @@ class Config(pydantic.BaseModel, frozen=True):
     )
     history_events: int = pydantic.Field(128, ge=1, description="Most events of a history; the newest are kept.")
     block_examples: int = pydantic.Field(16, ge=1, description="Examples of a user that share one history.")
-    batch_blocks: int = pydantic.Field(64, ge=1, description="Blocks in a batch.")
+    batch_blocks: int = pydantic.Field(64, ge=1, description="Most blocks in a batch.")
     min_item_events: int = pydantic.Field(2, ge=1, description="Items with fewer events share one embedding.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each worker gets a GPU.")
@@ -189,8 +191,11 @@ class VistaTask(Task):
 
     def train_batches(self, epoch: int, rank: int, world: int) -> Iterator[Batch]:
         """See `Task.train_batches`."""
-        blocks, size = self.blocks["train"], self.config.batch_blocks
+        blocks = self.blocks["train"]
         lengths = blocks.history_stops - blocks.history_starts
+        size = fitting_batch(
+            self.config.batch_blocks, len(lengths) // world, smallest=SMALLEST_BATCH, steps=STEPS_AN_EPOCH
+        )
         rng = np.random.default_rng([self.config.training.seed, epoch])
         order = rng.permutation(len(lengths))
         if world > 1:  # all ranks alike, down to the last batch

@@ -13,7 +13,7 @@ from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.warehouse import Table
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 
 Kind = Literal["dlrm", "popularity", "item_knn", "markov_chain"]
 Input = Literal["tokens", "summary"]
@@ -111,7 +111,7 @@ class RankerConfig(dg.Config):
     epochs: int = pydantic.Field(12, ge=1, description="Most epochs; training stops early by AUC on validation.")
     patience: int = pydantic.Field(3, ge=1, description="Epochs without a better AUC before it stops.")
     learning_rate: float = pydantic.Field(5e-3, gt=0, description="Learning rate.")
-    batch_size: int = pydantic.Field(2048, ge=1, description="Examples in a batch.")
+    batch_size: int = pydantic.Field(2048, ge=1, description="Most examples in a batch.")
     width: int = pydantic.Field(32, ge=1, description="Width of embeddings.")
     num_recent: int = pydantic.Field(20, ge=1, description="Recent items that are read.")
     resamples: int = pydantic.Field(1000, ge=1, description="Bootstrap resamples of users.")

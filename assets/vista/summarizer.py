@@ -21,7 +21,7 @@ from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.tables.vista import VISTA_MODELS
 
 # Bump it too when a default of `ray_jobs.vista_training.Config` that is no knob here changes.
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class SummarizerConfig(dg.Config):
@@ -37,7 +37,7 @@ class SummarizerConfig(dg.Config):
     stop_gradient: bool = pydantic.Field(True, description="Whether reconstruction targets are constants.")
     history_events: int = pydantic.Field(128, ge=1, description="Most events of a history; the newest are kept.")
     block_examples: int = pydantic.Field(16, ge=1, description="Examples that share a history; staleness of the cache.")
-    batch_blocks: int = pydantic.Field(64, ge=1, description="Blocks in a batch.")
+    batch_blocks: int = pydantic.Field(64, ge=1, description="Most blocks in a batch.")
     epochs: int = pydantic.Field(4, ge=1, description="Most epochs.")
     patience: int = pydantic.Field(2, ge=1, description="Epochs without a better AUC on valid before it stops.")
     learning_rate: float = pydantic.Field(5e-3, gt=0, description="Learning rate.")

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +22,13 @@ class RayHead:
         self.port, self.dashboard = free_port(), free_port()
         self.address = f"http://127.0.0.1:{self.dashboard}"
         ray = str(Path(sys.executable).with_name("ray"))
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
+            # Two heads on one machine would both listen here, and the later one would take no jobs.
+            "DASHBOARD_METRIC_PORT": str(free_port()),
+            "AUTOSCALER_METRIC_PORT": str(free_port()),
+        }
+        # Not below pytest's folders: a path of more than 107 characters is none of a socket.
+        self.sessions = tempfile.mkdtemp(prefix="ray-")
         self.log = (folder / "ray-head.log").open("wb")
         self.process = subprocess.Popen(
             [
@@ -38,7 +46,7 @@ class RayHead:
                 f"--dashboard-agent-listen-port={free_port()}",
                 f"--dashboard-agent-grpc-port={free_port()}",
                 f"--object-store-memory={128 * 2**20}",
-                f"--temp-dir={folder}/r",
+                f"--temp-dir={self.sessions}",
             ],
             env=environment,
             stdout=self.log,
@@ -72,3 +80,4 @@ class RayHead:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         self.log.close()
+        shutil.rmtree(self.sessions, ignore_errors=True)
