@@ -13,6 +13,7 @@ import pydantic
 from ray_jobs.caption_plan import Config, plan
 from ray_jobs.captioner import Captioner
 from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.language.checkpoints import checkpoint_folder
 from ray_jobs.language.engine import Usage
 from ray_jobs.progress import Progress, note
 from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE
@@ -51,6 +52,9 @@ def _generate(config: Config, wanted: pl.DataFrame) -> dict[str, int]:
         # Made here, once: two actors that create a table at the same time would conflict.
         if not config.warehouse.exists(table):
             config.warehouse.write(table, table.schema.empty_table(), version=APPEND_ONLY)
+    if config.engine.kind == "transformers":
+        # Actors that start together would each convert a package's weights, on the same cores.
+        checkpoint_folder(config.engine)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     pool = config.pool([n.get("CPU", 0.0) for n in nodes], sum(n.get("GPU", 0.0) for n in nodes))
     # One block a batch: an actor hands back what it did after each, and progress follows it.
