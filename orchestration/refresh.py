@@ -12,8 +12,12 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from assets.policies import ON_DEMAND_TAG
 from assets.resources import PROCESS_TAG
 
+# Everything that a refresh makes; experiments wait for somebody who asks.
+((_TAG, _ON_DEMAND),) = ON_DEMAND_TAG.items()
+ROUTINE = dg.AssetSelection.all() - dg.AssetSelection.tag(_TAG, _ON_DEMAND)
 UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
@@ -71,6 +75,7 @@ class Unfinished(NamedTuple):
 def unfinished(instance: dg.DagsterInstance, defs: dg.Definitions) -> Unfinished:
     """Finds what the last attempts left undone, from the event log."""
     graph = defs.resolve_asset_graph()
+    routine = ROUTINE.resolve(graph)
     checks_of: dict[dg.AssetKey, list[dg.AssetCheckKey]] = {}
     for check in graph.asset_check_keys:
         if graph.get(check).blocking:
@@ -81,7 +86,7 @@ def unfinished(instance: dg.DagsterInstance, defs: dg.Definitions) -> Unfinished
     }
     assets, partitions = [], {}
     for key in graph.toposorted_asset_keys:
-        if key not in graph.materializable_asset_keys:
+        if key not in routine or key not in graph.materializable_asset_keys:
             continue
         entry = records.get(key)
         made = entry.last_materialization if entry else None
@@ -116,7 +121,7 @@ def materialize(
     Args:
         instance: Where the run is recorded.
         defs: The code location.
-        assets: What to make; everything by default.
+        assets: What to make; everything but what is on demand by default.
         days: First and last day of the partitioned assets.
         tags: Tags of the run.
         run_id: Id of the run, if the caller wants to listen to its events.
@@ -133,5 +138,5 @@ def materialize(
         run_id=run_id,
         tags=range_tags | (tags or {}),
         run_config=loggers,
-        asset_selection=None if assets is None else list(assets),
+        asset_selection=list(ROUTINE.resolve(defs.resolve_asset_graph()) if assets is None else assets),
     )

@@ -109,7 +109,7 @@ def main() -> int:
         return 2
 
     from orchestration.definitions import defs
-    from orchestration.refresh import materialize, reap_lost_runs
+    from orchestration.refresh import ROUTINE, materialize, reap_lost_runs
     from orchestration.stamping import daily_partitions
 
     code_location = defs()
@@ -123,7 +123,7 @@ def main() -> int:
                 "has: run again tomorrow.[/red]"
             )
             return 2
-        steps = {"__".join(key.path) for key in code_location.resolve_asset_graph().materializable_asset_keys}
+        steps = {"__".join(key.path) for key in ROUTINE.resolve(code_location.resolve_asset_graph())}
         run_id = str(uuid.uuid4())
         instance.add_event_listener(run_id, StepLines(console, steps))
         try:

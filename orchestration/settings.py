@@ -81,6 +81,28 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Price of its completion tokens."
     )
     llm_device: str = pydantic.Field("cpu", description="Device of the in-process model: `cpu` or `cuda`.")
+    llm_sees_images: bool = pydantic.Field(
+        True, description="Whether images are sent to the endpoint; its model must take them."
+    )
+    vlm_model: str = pydantic.Field(
+        "", description="Folder of a Hugging Face image-text-to-text checkpoint; then it writes the captions."
+    )
+    vlm_device: str = pydantic.Field("cpu", description="Device of that checkpoint: `cpu` or `cuda`.")
+    vlm_dtype: Literal["auto", "bfloat16", "float16", "float32"] = pydantic.Field(
+        "auto", description="Type that it computes in."
+    )
+    vlm_attention: Literal["sdpa", "eager", "flash_attention_2"] = pydantic.Field(
+        "sdpa", description="Its attention kernel."
+    )
+    look_at_images: bool = pydantic.Field(
+        True, description="Whether captions look at images: an endpoint gets them as data URLs."
+    )
+    caption_token_budget: int = pydantic.Field(
+        0, ge=0, description="Most tokens that a captioning run may spend; 0: no limit."
+    )
+    caption_usd_budget: float = pydantic.Field(
+        0.0, ge=0, description="Most money that a captioning run may spend, at the endpoint's prices; 0: no limit."
+    )
     persona_token_budget: int = pydantic.Field(
         50_000, ge=0, description="Tokens that all personas may cost; about 1,450 a user with SmolLM2."
     )

@@ -1,17 +1,49 @@
-"""The actor that captions batches of contents: generate, validate, repair, store."""
+"""The actor that captions batches of contents: generate, validate, repair, account, store."""
 
 import datetime as dt
-from typing import Any
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from models.language.captions import tags
-from models.language.validation import Problem, problem, prompt_phrases
-from ray_jobs.caption_plan import NEVER_ANSWERED, Config, messages, stored_keys
-from ray_jobs.language.engine import Completion, LanguageEngine, Neutral, load_engine
-from ray_jobs.prompts import load_prompt
-from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE
+from models.language.interpretation import Interpretation
+from models.language.validation import Problem, prompt_phrases, record_problem
+from ray_jobs.caption_budget import Budget
+from ray_jobs.caption_plan import Config, read_frame
+from ray_jobs.images.store import ImageStore
+from ray_jobs.interpretation.interpreter import DETERMINISTIC, INVALID, Answer, Content, Interpreter
+from ray_jobs.interpretation.loading import load_interpreter
+from ray_jobs.interpretation.prompting import interpretation_prompt
+from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_STORE
+
+CAPTION, CANARY = "caption", "canary"
+COUNTS = ("done", "stored", "dead", "deferred", "calls", "failed_calls", "prompt_tokens", "completion_tokens")
+
+
+class Outcome(NamedTuple):
+    """What became of one content after all its attempts.
+
+    Attributes:
+        content: The content.
+        record: Its interpretation, or None.
+        problem: Why there is none.
+        error_class: Class of the problem.
+        answers: One a try.
+    """
+
+    content: Content
+    record: Interpretation | None
+    problem: Problem | None
+    error_class: str
+    answers: tuple[Answer, ...]
+
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and completion tokens of all its calls."""
+        calls = [call for answer in self.answers for call in answer.calls]
+        return sum(c.prompt_tokens for c in calls), sum(c.completion_tokens for c in calls)
 
 
 class Captioner:
@@ -20,96 +52,189 @@ class Captioner:
     Args:
         config: The job's config.
         threads: CPU threads of an in-process model; 0 leaves them as they are.
+        gpus: GPUs of the actor, for the call ledger.
+        budget: The run's budget, or the handle of the actor that holds it; None: no limit.
     """
 
-    def __init__(self, config: Config, threads: int = 0):
-        if threads and config.engine.kind == "transformers":
+    def __init__(self, config: Config, threads: int = 0, gpus: float = 0.0, budget: Any = None):
+        if threads and config.interpreter.kind != "endpoint":
             import torch
 
             torch.set_num_threads(threads)
-        self.config = config
-        self.prompt = load_prompt(config.prompt)
-        self.engine: LanguageEngine = load_engine(config.engine)
-        said = [self.prompt["system"], self.prompt["repair_system"], *(e["caption"] for e in self.prompt["examples"])]
-        self.phrases = prompt_phrases(said, config.rules)
+        self.config, self.gpus, self.budget = config, gpus, budget
+        self.images = ImageStore.of(config.artifacts)
+        self.interpreter: Interpreter = load_interpreter(config.interpreter, config.prompt, config.parameters)
+        self.phrases = prompt_phrases(interpretation_prompt(config.prompt).texts(), config.rules)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Captions the contents of ``batch`` that are not stored yet; returns one row of counts."""
+        """Captions the contents of ``batch`` that are not stored yet; returns one row of counts and traces."""
         keys = [str(k) for k in batch["content_key"]]
         # A batch may come again when its actor died after the append.
-        known = set(stored_keys(self.config.warehouse, CAPTION_STORE, [("content_key", "in", keys)])["content_key"])
-        rows = [i for i, key in enumerate(keys) if key not in known]
-        before = self.engine.usage
-        stored, dead = self._caption(rows, batch) if rows else ([], [])
-        spent = self.engine.usage.minus(before)
-        self.config.warehouse.append(CAPTION_STORE, pa.Table.from_pylist(stored, CAPTION_STORE.schema))
-        self.config.warehouse.append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(dead, CAPTION_DEAD_LETTERS.schema))
-        counts = {"done": len(keys), "stored": len(stored), "dead": len(dead)} | spent._asdict()
-        return {name: np.array([count]) for name, count in counts.items()}
-
-    def _caption(
-        self, rows: list[int], batch: dict[str, np.ndarray]
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        answers: dict[int, list[Completion]] = {row: [] for row in rows}
-        problems: dict[int, Problem] = {}
-        tries = (("system", self.config.no_repeat_ngram), ("repair_system", self.config.repair_no_repeat_ngram))
-        open_rows = rows
-        for system, no_repeat_ngram in tries:
-            shown = [str(batch["evidence"][row]) for row in open_rows]
-            completions = self.engine.complete(
-                messages(self.prompt, system),
-                shown,
-                self.config.max_new_tokens,
-                no_repeat_ngram=no_repeat_ngram,
-                options=self.prompt["moods"],
-                neutral=Neutral(**self.prompt["neutral"]),
-            )
-            still_open = []
-            for row, completion in zip(open_rows, completions, strict=True):
-                answers[row].append(completion)
-                found = self._problem(completion)
-                if found is None:
-                    problems.pop(row, None)
-                    continue
-                problems[row] = found
-                if found.reason != NEVER_ANSWERED:
-                    still_open.append(row)
-            open_rows = still_open
-            if not open_rows:
-                break
+        known = read_frame(self.config.warehouse, CAPTION_STORE, ["content_key"], [("content_key", "in", keys)])
+        rows = [i for i, key in enumerate(keys) if key not in set(known["content_key"])]
+        pixels = [batch["pixel_digest"][i] for i in rows]
+        contents = [
+            Content(keys[i], str(batch["text"][i]), tuple(str(c) for c in batch["categories"][i]), image)
+            for i, image in zip(rows, self.pictures(pixels), strict=True)
+        ]
+        lost = {c.key for c, p in zip(contents, pixels, strict=True) if p is not None and c.image is None}
+        outcomes = self.caption([c for c in contents if c.key not in lost])
+        outcomes += [_image_is_gone(c) for c in contents if c.key in lost]
+        by_key = {keys[i]: i for i in rows}
         now = dt.datetime.now(dt.UTC)
         stored = [
-            self._row(batch, row, answers[row]) | {"created_timestamp": now} for row in rows if row not in problems
+            _stored(o, batch["pixel_digest"][by_key[o.content.key]], self.config, now) for o in outcomes if o.record
         ]
-        dead = [
-            {
-                "content_key": str(batch["content_key"][row]),
-                "item_id": str(batch["item_id"][row]),
-                "reason": found.reason,
-                "detail": found.detail,
-                "attempts": len(answers[row]),
-                "created_timestamp": now,
-            }
-            for row, found in problems.items()
-        ]
-        return stored, dead
+        dead = [_dead(o, str(batch["item_id"][by_key[o.content.key]]), self.config, now) for o in outcomes if o.problem]
+        self.keep_accounts(outcomes, CAPTION)
+        self.config.warehouse.append(CAPTION_STORE, pa.Table.from_pylist(stored, CAPTION_STORE.schema))
+        self.config.warehouse.append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(dead, CAPTION_DEAD_LETTERS.schema))
+        calls = [call for o in outcomes for a in o.answers for call in a.calls]
+        counts = (
+            len(keys),
+            len(stored),
+            len(dead),
+            len(rows) - len(outcomes),
+            len(calls),
+            sum(c.outcome != "ok" for c in calls),
+            sum(c.prompt_tokens for c in calls),
+            sum(c.completion_tokens for c in calls),
+        )
+        traces = json.dumps([trace_of(o, str(batch["item_id"][by_key[o.content.key]])) for o in outcomes[:2]])
+        return {name: np.array([n]) for name, n in zip(COUNTS, counts, strict=True)} | {"traces": np.array([traces])}
 
-    def _problem(self, completion: Completion) -> Problem | None:
-        if completion.finish == "error":
-            return Problem(NEVER_ANSWERED, completion.error)
-        found = problem(completion.text, completion.finish, self.config.rules, self.phrases)
-        if found is None and completion.choice < 0:
-            return Problem("no_mood", "The model named none of the prompt's moods.")
-        return found
+    def pictures(self, digests: Sequence[Any]) -> list[bytes | None]:
+        """Canonical images; None for None, and for what the image store lost."""
+        try:
+            return self.images.get_many(digests)
+        except FileNotFoundError:
+            return [self.images.get(d) if d is not None and d in self.images else None for d in digests]
 
-    def _row(self, batch: dict[str, np.ndarray], row: int, answers: list[Completion]) -> dict[str, Any]:
+    def caption(self, contents: Sequence[Content]) -> list[Outcome]:
+        """Asks, validates and asks again where that may help. Contents that the budget has no room for are left out."""
+        found: dict[str, Outcome] = {}
+        open_ = list(contents)
+        for attempt in range(self.config.parameters.tries):
+            waiting = open_
+            while waiting:
+                asked, reserved = self._afford(waiting)
+                if not asked:
+                    break
+                waiting = waiting[len(asked) :]
+                answers = self.interpreter.interpret(asked, attempt)
+                found |= {
+                    c.key: self._outcome(c, (*(found[c.key].answers if attempt else ()), a))
+                    for c, a in zip(asked, answers, strict=True)
+                }
+                spent = sum(c.prompt_tokens + c.completion_tokens for a in answers for c in a.calls)
+                self._on_budget("settle", reserved, spent)
+            open_ = [c for c in open_ if c.key in found and found[c.key].error_class == INVALID]
+        return [found[c.key] for c in contents if c.key in found]
+
+    def _outcome(self, content: Content, answers: tuple[Answer, ...]) -> Outcome:
+        """What the last answer makes of a content."""
         last = answers[-1]
-        return {
-            "content_key": str(batch["content_key"][row]),
-            "caption": last.text,
-            "mood": self.prompt["moods"][last.choice],
-            "tags": tags(last.text, [str(c) for c in batch["categories"][row]]),
-            "attempts": len(answers),
-            "prompt_tokens": sum(a.prompt_tokens for a in answers),
-            "completion_tokens": sum(a.completion_tokens for a in answers),
-        }
+        if last.record is None:
+            return Outcome(content, None, last.problem, last.error_class, answers)
+        problem = record_problem(last.record, last.finish, self.config.rules, self.phrases)
+        return Outcome(content, None if problem else last.record, problem, INVALID if problem else "", answers)
+
+    def _afford(self, contents: list[Content]) -> tuple[list[Content], int]:
+        """The contents that the budget has room for, and the tokens that were reserved for them."""
+        if self.budget is None or not contents:
+            return contents, 0
+        most = self.interpreter.most_tokens(contents)
+        room = int(self._on_budget("reserve", most))
+        return contents[:room], sum(most[:room])
+
+    def _on_budget(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of the budget, wherever it is."""
+        if self.budget is None or isinstance(self.budget, Budget):
+            return getattr(self.budget, method)(*arguments) if self.budget else None
+        import ray
+
+        return ray.get(getattr(self.budget, method).remote(*arguments))
+
+    def keep_accounts(self, outcomes: Sequence[Outcome], purpose: str) -> None:
+        """Writes a row of the call ledger for every request that was made."""
+        price = self.config.interpreter.engine
+        now = dt.datetime.now(dt.UTC)
+        rows = []
+        for outcome in outcomes:
+            for attempt, answer in enumerate(outcome.answers):
+                for request, call in enumerate(answer.calls):
+                    # Time is part of the digest: the same content may be paid for again, after a kill.
+                    name = f"{self.config.run_id}|{outcome.content.key}|{attempt}|{request}|{now.isoformat()}"
+                    rows.append(
+                        {
+                            "call_id": hashlib.sha256(name.encode()).hexdigest()[:32],
+                            "run_id": self.config.run_id,
+                            "content_key": outcome.content.key,
+                            "purpose": purpose,
+                            "attempt": attempt,
+                            "request": request,
+                            "outcome": call.outcome,
+                            "prompt_tokens": call.prompt_tokens,
+                            "completion_tokens": call.completion_tokens,
+                            "image_tokens": call.image_tokens,
+                            "cached_tokens": call.cached_tokens,
+                            "usd": price.usd(call.prompt_tokens, call.completion_tokens),
+                            "price_version": price.price_version,
+                            "wall_seconds": call.seconds,
+                            "gpu_seconds": call.seconds * self.gpus,
+                            "caption_version": self.config.caption_version,
+                            "created_timestamp": now,
+                        }
+                    )
+        self.config.warehouse.append(CALL_LEDGER, pa.Table.from_pylist(rows, CALL_LEDGER.schema))
+
+
+def _image_is_gone(content: Content) -> Outcome:
+    problem = Problem("image_missing", "The image store lost the image: run replay_dead_letters, which reads it again.")
+    return Outcome(content, None, problem, DETERMINISTIC, ())
+
+
+def _stored(outcome: Outcome, pixel_digest: Any, config: Config, now: dt.datetime) -> dict[str, Any]:
+    assert outcome.record is not None
+    prompt_tokens, completion_tokens = outcome.tokens()
+    return {
+        "content_key": outcome.content.key,
+        **outcome.record.model_dump(),
+        "evidence": outcome.answers[-1].prompt,
+        "pixel_digest": None if pixel_digest is None else str(pixel_digest),
+        "attempts": len(outcome.answers),
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "caption_version": config.caption_version,
+        "created_timestamp": now,
+    }
+
+
+def _dead(outcome: Outcome, item_id: str, config: Config, now: dt.datetime) -> dict[str, Any]:
+    assert outcome.problem is not None
+    return {
+        "content_key": outcome.content.key,
+        "item_id": item_id,
+        "reason": outcome.problem.reason,
+        "error_class": outcome.error_class,
+        "detail": outcome.problem.detail,
+        "attempts": len(outcome.answers),
+        "caption_version": config.caption_version,
+        "first_seen": now,
+        "created_timestamp": now,
+    }
+
+
+def trace_of(outcome: Outcome, item_id: str) -> dict[str, Any]:
+    """The exchange about one content, for MLflow: prompt, answers, tokens, latency."""
+    return {
+        "item_id": item_id,
+        "content_key": outcome.content.key,
+        "prompt": outcome.answers[-1].prompt if outcome.answers else outcome.content.text,
+        "has_image": outcome.content.image is not None,
+        "record": outcome.record.model_dump(mode="json") if outcome.record else None,
+        "problem": outcome.problem.reason if outcome.problem else "",
+        "answers": [
+            {"text": a.text, "finish": a.finish, "calls": [call._asdict() for call in a.calls]} for a in outcome.answers
+        ],
+    }

@@ -4,21 +4,30 @@ What is paid for is kept: an actor appends each batch to the store itself, right
 killed run loses at most the batches in flight and no stored caption is ever generated again.
 """
 
+import json
 import sys
 import time
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pydantic
 
-from ray_jobs.caption_plan import Config, plan
+from ray_jobs import caption_canaries
+from ray_jobs.caption_budget import Budget
+from ray_jobs.caption_plan import Config, Plan, Pool, plan, read_frame
 from ray_jobs.captioner import Captioner
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.checkpoints import checkpoint_folder
-from ray_jobs.language.engine import Usage
 from ray_jobs.progress import Progress, note
-from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE
+from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_CANARIES, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
 APPEND_ONLY = "append-only"
+STORES = (CAPTION_STORE, CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_CANARIES)
+
+
+class BudgetReachedError(ValueError):
+    """The run's budget has no room for what is left; what was captioned is kept. One sentence with the fix."""
 
 
 class Result(pydantic.BaseModel, frozen=True):
@@ -31,11 +40,14 @@ class Result(pydantic.BaseModel, frozen=True):
     num_generated: int = pydantic.Field(description="Contents captioned by this run.")
     num_dead_letters: int = pydantic.Field(description="Contents that this run gave up.")
     num_dead_before: int = pydantic.Field(description="Contents that an earlier run gave up.")
-    llm_calls: int
+    num_canaries: int = pydantic.Field(description="Changed contents that this run captioned as a check.")
+    llm_calls: int = pydantic.Field(description="Requests, failed ones and canaries included.")
+    failed_calls: int = pydantic.Field(description="Of these, requests without a usable answer.")
     prompt_tokens: int
     completion_tokens: int
     usd: float
     seconds: float
+    traces: list[dict[str, Any]] = pydantic.Field(description="Some exchanges; see `captioner.trace_of`.")
 
     @property
     def cache_hit_rate(self) -> float:
@@ -43,25 +55,46 @@ class Result(pydantic.BaseModel, frozen=True):
         return (self.num_cached + self.num_dead_before) / max(self.num_contents, 1)
 
 
-def _generate(config: Config, wanted: pl.DataFrame) -> dict[str, int]:
-    """Runs the actors over ``wanted``; returns the summed counts."""
+def prepare(config: Config) -> Pool:
+    """Makes what actors share before they start, and chooses them."""
     import ray
-    import ray.data
 
-    for table in (CAPTION_STORE, CAPTION_DEAD_LETTERS):
+    for table in STORES:
         # Made here, once: two actors that create a table at the same time would conflict.
         if not config.warehouse.exists(table):
             config.warehouse.write(table, table.schema.empty_table(), version=APPEND_ONLY)
-    if config.engine.kind == "transformers":
+    if config.interpreter.kind == "evidence":
         # Actors that start together would each convert a package's weights, on the same cores.
-        checkpoint_folder(config.engine)
+        checkpoint_folder(config.interpreter.engine)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    pool = config.pool([n.get("CPU", 0.0) for n in nodes], sum(n.get("GPU", 0.0) for n in nodes))
+    return config.pool([n.get("CPU", 0.0) for n in nodes], sum(n.get("GPU", 0.0) for n in nodes))
+
+
+def shared_budget(config: Config) -> Any:
+    """The actor that holds the run's budget; None without a limit."""
+    import ray
+
+    if not config.token_budget and not config.usd_budget:
+        return None
+    price = config.interpreter.engine
+    highest = max(price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens) / 1e6
+    if config.usd_budget and not highest:
+        raise ValueError(
+            "BELVEDERE_CAPTION_USD_BUDGET limits money, but tokens have no price: set "
+            "BELVEDERE_LLM_USD_PER_MILLION_PROMPT_TOKENS and ..._COMPLETION_TOKENS, or limit tokens."
+        )
+    return ray.remote(Budget).options(num_cpus=0).remote(config.token_budget, config.usd_budget, highest)
+
+
+def _generate(config: Config, wanted: pl.DataFrame, pool: Pool, budget: Any) -> tuple[dict[str, int], list[Any]]:
+    """Runs the actors over ``wanted``; returns the summed counts, and some exchanges."""
+    import ray.data
+
     # One block a batch: an actor hands back what it did after each, and progress follows it.
     blocks = [wanted.slice(at, config.batch_size).to_arrow() for at in range(0, wanted.height, config.batch_size)]
     done = ray.data.from_arrow(blocks).map_batches(
         Captioner,
-        fn_constructor_args=(config, max(int(pool.cpus), 1)),
+        fn_constructor_args=(config, max(int(pool.cpus), 1), pool.gpus, budget),
         batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(blocks))),
@@ -70,31 +103,64 @@ def _generate(config: Config, wanted: pl.DataFrame) -> dict[str, int]:
     )
     progress = Progress("captions", wanted.height, "items")
     totals: dict[str, int] = {}
+    traces: list[Any] = []
     # Without prefetching, which would hold back each batch's counts until the next one is done.
     for row in done.iter_batches(batch_size=None, prefetch_batches=0):
+        traces += [t for text in row.pop("traces") for t in json.loads(str(text))]
         counts = {name: int(count.sum()) for name, count in row.items()}
         totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         progress.add(counts["done"], tokens=counts["completion_tokens"])
         # As it goes: an actor looks its batch up in the store, and each batch is a file.
-        config.warehouse.compact(CAPTION_STORE)
-    return totals
+        for table in (CAPTION_STORE, CALL_LEDGER):
+            config.warehouse.compact(table)
+    return totals, traces[: config.traces]
+
+
+def _watch(config: Config, todo: Plan, pool: Pool, budget: Any) -> int:
+    """Captions the canaries, in an actor like those of the run."""
+    import ray
+
+    def watch() -> int:
+        captioner = Captioner(config, max(int(pool.cpus), 1), pool.gpus, budget)
+        return caption_canaries.watch(config, todo, captioner)
+
+    task = ray.remote(watch).options(num_cpus=pool.cpus, num_gpus=pool.gpus)
+    return int(ray.get(task.remote()))
 
 
 def run(config: Config) -> Result:
-    """Captions every content that neither the store nor the dead letters hold."""
+    """Captions every content that neither the store nor the dead letters hold.
+
+    Raises:
+        BudgetReachedError: If the budget had no room for all of them.
+        EngineUnavailableError: If the model cannot be reached.
+    """
     started = time.monotonic()
     todo = plan(config)
-    note(
-        "captions",
-        f"{todo.num_contents:,} contents of {todo.items.height:,} items: {todo.num_cached:,} cached, "
-        f"{todo.num_dead:,} dead letters, {todo.wanted.height:,} to write "
-        f"(about {todo.prompt_tokens + todo.completion_tokens:,} tokens, {todo.usd:.2f} USD)",
-    )
-    totals = _generate(config, todo.wanted) if todo.wanted.height else {}
-    for table in (CAPTION_STORE, CAPTION_DEAD_LETTERS):
-        if totals:
+    note("captions", todo.sentence())
+    totals: dict[str, int] = {}
+    traces: list[Any] = []
+    num_canaries = 0
+    if todo.wanted.height:
+        pool, budget = prepare(config), shared_budget(config)
+        totals, traces = _generate(config, todo.wanted, pool, budget)
+        num_canaries = _watch(config, todo, pool, budget) if config.canaries else 0
+        for table in STORES:
             config.warehouse.compact(table)
-    usage = Usage(totals.get("calls", 0), totals.get("prompt_tokens", 0), totals.get("completion_tokens", 0))
+    if totals.get("deferred"):
+        raise BudgetReachedError(
+            f"The budget ({config.token_budget or 'any number of'} tokens, {config.usd_budget or 'any'} USD) is spent: "
+            f"{totals['stored']:,} contents were captioned and are kept, {totals['deferred']:,} are left; raise "
+            "BELVEDERE_CAPTION_TOKEN_BUDGET or BELVEDERE_CAPTION_USD_BUDGET, or materialize again with a new budget."
+        )
+    return result_of(config, todo, totals, num_canaries, traces, time.monotonic() - started)
+
+
+def result_of(
+    config: Config, todo: Plan, totals: dict[str, int], num_canaries: int, traces: list[Any], seconds: float
+) -> Result:
+    """What a run did: by its plan, the actors' counts, and the call ledger."""
+    spent = ledger_totals(config) if todo.wanted.height else dict.fromkeys(SPENT, 0.0)
     return Result(
         caption_version=config.caption_version,
         num_items=todo.items.height,
@@ -103,12 +169,35 @@ def run(config: Config) -> Result:
         num_generated=totals.get("stored", 0),
         num_dead_letters=totals.get("dead", 0),
         num_dead_before=todo.num_dead,
-        llm_calls=usage.calls,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        usd=config.engine.usd(usage.prompt_tokens, usage.completion_tokens),
-        seconds=round(time.monotonic() - started, 3),
+        num_canaries=num_canaries,
+        llm_calls=int(spent["calls"]),
+        failed_calls=int(spent["failed_calls"]),
+        prompt_tokens=int(spent["prompt_tokens"]),
+        completion_tokens=int(spent["completion_tokens"]),
+        usd=spent["usd"],
+        seconds=round(seconds, 3),
+        traces=traces,
     )
+
+
+def nothing_to_do(config: Config, todo: Plan) -> Result:
+    """The result of a plan that wants nothing; no job is needed for it."""
+    return result_of(config, todo, {}, 0, [], 0.0)
+
+
+SPENT = ("calls", "failed_calls", "prompt_tokens", "completion_tokens", "usd")
+
+
+def ledger_totals(config: Config) -> dict[str, float]:
+    """What the run spent, as the call ledger has it: a run that was killed and came back counts as one."""
+    names = ["outcome", "prompt_tokens", "completion_tokens", "usd", "created_timestamp"]
+    rows = read_frame(config.warehouse, CALL_LEDGER, names, [("run_id", "=", config.run_id)])
+    made = (
+        rows.height,
+        rows.filter(pl.col("outcome") != "ok").height,
+        *(float(np.sum(rows[name].to_numpy())) for name in SPENT[2:]),
+    )
+    return dict(zip(SPENT, made, strict=True))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.ranking import content
-from models.ranking.examples import COUNTS, MEANS, index_of, token_matrix
+from models.ranking.examples import COUNTS, MEANS, index_of, padded, token_matrix
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS
@@ -93,13 +93,48 @@ class Items(NamedTuple):
         ids: Items, sorted.
         available_I: Microseconds since the epoch from when each could be shown.
         tokens_IT: Caption tokens plus 1, with a row 0 for the unknown item; T = 0 without tokens.
+        weights_IT: Their inverse document frequencies.
         token_version: Version of the tokens; empty without tokens.
+        content_IE: Dense embeddings of the content, with a row of zeros for the unknown item and for those that
+            have none; E = 0 without embeddings.
     """
 
     ids: list[str]
     available_I: np.ndarray
     tokens_IT: np.ndarray
-    token_version: str = ""
+    weights_IT: np.ndarray
+    token_version: str
+    content_IE: np.ndarray
+
+    def with_tokens(self, sets: pa.Table, max_tokens: int, version: str) -> "Items":
+        """The catalogue with other tokens.
+
+        Args:
+            sets: Rows with item_id, token_ids and weights; items of no catalogue are left out.
+            max_tokens: Tokens an item that are kept.
+            version: Version of the tokens.
+        """
+        longest = pc.max(pc.list_value_length(sets["token_ids"])).as_py() or 1
+        width = max(1, min(max_tokens, longest))
+        tokens, weights = (np.zeros((len(self.ids) + 1, width), kind) for kind in (np.int64, np.float32))
+        rows = index_of(sets["item_id"], pa.array(self.ids, pa.string()))
+        tokens[rows] = token_matrix(sets["token_ids"], width)
+        weights[rows] = padded(sets["weights"], width, np.float32)
+        tokens[0], weights[0] = 0, 0
+        return self._replace(tokens_IT=tokens, weights_IT=weights, token_version=version)
+
+    def with_content(self, embeddings: pa.Table) -> "Items":
+        """The catalogue with dense embeddings.
+
+        Args:
+            embeddings: Rows with item_id and embedding, all of one width.
+        """
+        width = int(pc.max(pc.list_value_length(embeddings["embedding"])).as_py() or 0)
+        content_IE = np.zeros((len(self.ids) + 1, width), np.float32)
+        rows = index_of(embeddings["item_id"], pa.array(self.ids, pa.string()))
+        content_IE[rows] = padded(embeddings["embedding"], width, np.float32)
+        content_IE[0] = 0
+        return self._replace(content_IE=content_IE)
 
 
 def read_items(warehouse: Warehouse, with_tokens: bool, max_tokens: int) -> Items:
@@ -110,17 +145,21 @@ def read_items(warehouse: Warehouse, with_tokens: bool, max_tokens: int) -> Item
         with_tokens: Whether to read `captions/caption_tokens`.
         max_tokens: Tokens an item that are kept.
     """
-    items = pl.DataFrame(warehouse.read(ITEMS, columns=["item_id", "available_from"])).sort("item_id")
-    ids = items["item_id"].to_list()
-    available = items["available_from"].to_physical().fill_null(np.iinfo(np.int64).min).to_numpy()
+    table = pl.DataFrame(warehouse.read(ITEMS, columns=["item_id", "available_from"])).sort("item_id")
+    ids = table["item_id"].to_list()
+    available = table["available_from"].to_physical().fill_null(np.iinfo(np.int64).min).to_numpy()
+    rows = len(ids) + 1
+    items = Items(
+        ids,
+        available,
+        np.zeros((rows, 0), np.int64),
+        np.zeros((rows, 0), np.float32),
+        "",
+        np.zeros((rows, 0), np.float32),
+    )
     if not with_tokens:
-        return Items(ids, available, np.zeros((len(ids) + 1, 0), np.int64))
-    captions = warehouse.read(CAPTION_TOKENS, columns=["item_id", "token_ids", "token_version"])
-    longest = pc.max(pc.list_value_length(captions["token_ids"])).as_py() or 1
-    width = max(1, min(max_tokens, longest))
-    tokens = np.zeros((len(ids) + 1, width), np.int64)
-    rows = index_of(captions["item_id"], pa.array(ids, pa.string()))
-    tokens[rows] = token_matrix(captions["token_ids"], width)
-    tokens[0] = 0
+        return items
+    captions = warehouse.read(CAPTION_TOKENS, columns=["item_id", "token_ids", "weights", "token_version"])
     versions = sorted(pc.unique(captions["token_version"]).to_pylist())
-    return Items(ids, available, tokens, content.only_version(versions, content.TOKENS, CAPTION_TOKENS.name))
+    version = content.only_version(versions, content.TOKENS, CAPTION_TOKENS.name)
+    return items.with_tokens(captions, max_tokens, version)

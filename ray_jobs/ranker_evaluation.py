@@ -40,7 +40,9 @@ class Figure(pydantic.BaseModel, frozen=True):
         return f"test/{self.metric}" if self.slice == "all" else f"slice/{self.slice}/{self.metric}"
 
 
-def predicted(ranker: Ranker, data: pa.Table, items: Items, version: str) -> pa.Table:
+def predicted(
+    ranker: Ranker, data: pa.Table, items: Items, version: str, splits: tuple[str, ...] = ("valid", "test")
+) -> pa.Table:
     """Rows of the table ``ranking/<candidate>``: calibrated score, rank and slices of validation and test.
 
     Args:
@@ -48,8 +50,9 @@ def predicted(ranker: Ranker, data: pa.Table, items: Items, version: str) -> pa.
         data: Feature rows of all splits, by user and place in the history.
         items: The catalogue.
         version: Version of the ranker.
+        splits: Splits that are scored.
     """
-    rows = np.flatnonzero(pc.is_in(data["split"], pa.array(["valid", "test"])).to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(pc.is_in(data["split"], pa.array(splits)).to_numpy(zero_copy_only=False))
     user = pl.Series(data["user_id"]).rank("dense").to_numpy().astype(np.int64)
     place = index_of(data["item_id"], pa.array(ranker.preprocessing.items, pa.string())) - 1
     position = data["position"].to_numpy().astype(np.int64)

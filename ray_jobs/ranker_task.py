@@ -12,11 +12,12 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from models.ranking.crosses import NUM_CROSSES, TokenCrosses, vocabulary_of
 from models.ranking.dlrm import DLRM, Batch, DLRMConfig
-from models.ranking.examples import Preprocessing
+from models.ranking.examples import Examples, Preprocessing
 from models.ranking.metrics import auc
 from models.ranking.scoring import NeuralScorer, to_batch
-from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split
+from ray_jobs.ranker_data import SUMMARY, TOKENS, Items
 from ray_jobs.training_task import Loss, Task, fitting_batch
 
 # Of an epoch on small data; see `fitting_batch`.
@@ -52,42 +53,85 @@ class RankerBatch(NamedTuple):
     correction_S: torch.Tensor
 
 
-def _labels(data: pa.Table) -> np.ndarray:
-    return np.asarray(data["label"].to_numpy(zero_copy_only=False), np.float32)
+class Labelled(NamedTuple):
+    """Examples of one split.
+
+    Attributes:
+        x: What the network reads of them.
+        label_N: 1 liked, 0 not.
+        observed_N: Whether it happened; a sampled negative did not.
+    """
+
+    x: Examples
+    label_N: np.ndarray
+    observed_N: np.ndarray
+
+
+def labelled(data: pa.Table, preprocessing: Preprocessing) -> Labelled:
+    """Feature rows as examples with their labels."""
+    return Labelled(
+        preprocessing.transform(data),
+        np.asarray(data["label"].to_numpy(zero_copy_only=False), np.float32),
+        ~np.asarray(data["sampled"].to_numpy(zero_copy_only=False), bool),
+    )
 
 
 class RankerTask(Task):
     """Trains a `DLRM`.
 
     Args:
-        data: Feature rows of all splits.
+        train: Examples of the training split.
+        valid: Those of the validation split.
         items: The catalogue.
-        preprocessing: Fitted on the training split.
+        preprocessing: What made them, fitted on the training split.
         config: Constructor arguments of the network.
         knobs: See there.
     """
 
     stage = "ranking"
 
-    def __init__(self, data: pa.Table, items: Items, preprocessing: Preprocessing, config: DLRMConfig, knobs: Knobs):
+    def __init__(
+        self,
+        train: Labelled,
+        valid: Labelled,
+        items: Items,
+        preprocessing: Preprocessing,
+        config: DLRMConfig,
+        knobs: Knobs,
+    ):
         self.items, self.fitted, self.config, self.knobs = items, preprocessing, config, knobs
-        train, valid = of_split(data, "train"), of_split(data, "valid")
-        self.train, self.label_N = preprocessing.transform(train), _labels(train)
-        self.valid, self.valid_label_N = preprocessing.transform(valid), _labels(valid)
-        observed = ~np.asarray(train["sampled"].to_numpy(zero_copy_only=False), bool)
+        self.vocabulary = vocabulary_of(items.tokens_IT, items.weights_IT)
+        self.train, self.label_N = self._crossed(train.x), train.label_N
+        self.valid, self.valid_label_N = self._crossed(valid.x), valid.label_N
+        observed = train.observed_N
         self.counts_I = np.bincount(self.train.item_N[observed], minlength=len(items.ids) + 1)
         self.counts_I[0] = 0
         self.seen_S = np.flatnonzero(self.counts_I)
         self.positive_N = (self.label_N > 0) & observed & (self.train.item_N > 0)
         self.likes_I = np.bincount(self.train.item_N[self.positive_N], minlength=len(items.ids) + 1)
-        unsampled = ~np.asarray(valid["sampled"].to_numpy(zero_copy_only=False), bool)
-        self.valid_positive_N = (self.valid_label_N > 0) & unsampled & (self.counts_I[self.valid.item_N] > 0)
+        self.valid_positive_N = (self.valid_label_N > 0) & valid.observed_N & (self.counts_I[self.valid.item_N] > 0)
+
+    def _crossed(self, x: Examples) -> Examples:
+        """Examples with their crosses: made once, since no epoch changes them."""
+        c = self.config
+        if not c.num_crosses or x.crosses_NC.shape[1]:
+            return x
+        crosses = TokenCrosses(self.items.tokens_IT, self.vocabulary, c.decay, c.profile_tokens)
+        return x._replace(crosses_NC=crosses(x))
 
     def build_model(self) -> nn.Module:
         """See `Task.build_model`."""
         model = DLRM(self.config)
         model.seen_I[torch.from_numpy(self.seen_S)] = True
-        model.catalogue_IT.copy_(torch.from_numpy(self.items.tokens_IT))
+        model.catalogue_IT.copy_(torch.tensor(self.items.tokens_IT))
+        if self.config.content_width:
+            model.content_IE.copy_(torch.tensor(self.items.content_IE))
+        if self.config.num_crosses:
+            model.token_V.copy_(torch.from_numpy(self.vocabulary.token_V))
+            model.idf_V.copy_(torch.from_numpy(self.vocabulary.idf_V))
+            scale_C = self.train.crosses_NC.std(0)
+            model.cross_mean_C.copy_(torch.from_numpy(self.train.crosses_NC.mean(0)))
+            model.cross_scale_C.copy_(torch.from_numpy(np.where(scale_C > 1e-6, scale_C, 1.0)))
         return model
 
     def num_examples(self, world: int) -> int:
@@ -188,13 +232,17 @@ class RankerTask(Task):
 
 
 def network_config(preprocessing: Preprocessing, items: Items, inputs: tuple[str, ...], **sizes: Any) -> DLRMConfig:
-    """Constructor arguments for the data at hand."""
+    """Constructor arguments for the data at hand; content embeddings are read if the catalogue has them."""
     k, w = preprocessing.summary_shape if SUMMARY in inputs else (0, 0)
+    with_tokens = TOKENS in inputs
     return DLRMConfig(
         num_users=len(preprocessing.users),
         num_items=len(items.ids),
         num_dense=preprocessing.num_dense,
-        num_tokens=items.tokens_IT.shape[1] if TOKENS in inputs else 0,
+        num_tokens=items.tokens_IT.shape[1] if with_tokens else 0,
+        num_crosses=NUM_CROSSES if with_tokens else 0,
+        vocabulary=len(vocabulary_of(items.tokens_IT).token_V) if with_tokens else 0,
+        content_width=items.content_IE.shape[1],
         summary_tokens=k,
         summary_width=w,
         **sizes,

@@ -28,7 +28,7 @@ from ray_jobs.progress import note
 from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split, read_examples, read_items
 from ray_jobs.ranker_evaluation import Figure, evaluated, predicted, request_latency
 from ray_jobs.ranker_files import read_ranker, write_ranker
-from ray_jobs.ranker_task import Knobs, RankerTask, network_config
+from ray_jobs.ranker_task import Knobs, RankerTask, labelled, network_config
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import predictions
 from ray_jobs.training import Fitted, fit
@@ -120,7 +120,8 @@ def build_task(config: Config) -> RankerTask:
     n = config.network
     network = network_config(preprocessing, items, config.inputs, **n.model_dump())
     return RankerTask(
-        data,
+        labelled(of_split(data, "train"), preprocessing),
+        labelled(of_split(data, "valid"), preprocessing),
         items,
         preprocessing,
         network,

@@ -5,7 +5,7 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from ray_jobs.tables.captions import CAPTION_TOKENS
+from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 
@@ -80,6 +80,7 @@ def seed_training_set(
                     "item_id": f"i{i}",
                     "token_ids": tokens[i],
                     "tokens": [str(t) for t in tokens[i]],
+                    "weights": [1 + t / 50 for t in tokens[i]],
                     "token_version": content,
                     "event_timestamp": EPOCH,
                 }
@@ -150,3 +151,19 @@ def seed_training_set(
             likes[i] += liked
     tables.write(SPLITS, pa.Table.from_pylist(splits, SPLITS.schema), version)
     tables.write(TRAINING_SET, pa.Table.from_pylist(examples, TRAINING_SET.schema), version)
+
+
+def seed_caption_embeddings(tables, *, num_items, width=6, version="ts"):
+    """Writes a caption embedding of every item of `seed_training_set`."""
+    vectors = np.random.default_rng(5).normal(size=(num_items, width)).astype(np.float32)
+    rows = [
+        {
+            "item_id": f"i{i}",
+            "embedding": vectors[i].tolist(),
+            "embedding_version": version,
+            "event_timestamp": EPOCH,
+            "created_timestamp": CREATED,
+        }
+        for i in range(num_items)
+    ]
+    tables.write(CAPTION_EMBEDDINGS, pa.Table.from_pylist(rows, CAPTION_EMBEDDINGS.schema), version)

@@ -1,20 +1,22 @@
-"""Checks of the stage `captions`: contracts of its tables, coverage, dead letters, and sound token sets."""
+"""Checks of captions: contract, coverage, dead letters, sameness, canaries, and a ledger that adds up."""
 
 import collections
 
 import dagster as dg
 import polars as pl
+import pyarrow.compute as pc
 
 from assets.quality import Expect, table_checks
 from assets.resources import Tables
-from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_TOKENS, ITEM_CAPTIONS
+from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_CANARIES, CAPTION_STORE, ITEM_CAPTIONS
 from ray_jobs.tables.interactions import ITEMS
 
 MIN_COVERAGE = 0.9
 MAX_DEAD_SHARE = 0.05
 # One sentence for many items says that the model repeats itself, not that the items are alike.
 MAX_SAME_CAPTION = 0.05
-MIN_TOKENS, MAX_POOR_SHARE = 3, 0.2
+# Canaries: one obeyed instruction is one too many; a model that sees tells most images from a blank.
+MIN_SEEING = 0.5
 SAMPLE = 5
 
 item_captions_checks = table_checks(
@@ -23,13 +25,7 @@ item_captions_checks = table_checks(
         Expect("ColumnUniqueValueCountToBeBetween", column="caption_version", min_value=1, max_value=1),
         Expect("ColumnValueLengthsToBeBetween", column="caption", min_value=8, max_value=400),
         Expect("ColumnValuesToNotMatchRegex", column="caption", regex=r"</?item>|<\|"),
-        Expect("ColumnValuesToMatchRegex", column="mood", regex=r"^[a-z-]+$"),
-    ],
-)
-caption_tokens_checks = table_checks(
-    CAPTION_TOKENS,
-    semantic=[
-        Expect("ColumnUniqueValueCountToBeBetween", column="token_version", min_value=1, max_value=1),
+        *(Expect("ColumnValuesToMatchRegex", column=name, regex=r"^[a-z-]+$") for name in ("style", "setting", "mood")),
     ],
 )
 
@@ -78,13 +74,12 @@ def items_are_captioned(tables: Tables) -> dg.AssetCheckResult:
 )
 def few_contents_are_dead(tables: Tables) -> dg.AssetCheckResult:
     """Counts what the model could not caption, by reason."""
+    from ray_jobs.caption_plan import dead_letters
+
     missing, num_items = _uncaptioned(tables)
-    reasons: collections.Counter[str] = collections.Counter()
-    if tables.warehouse().exists(CAPTION_DEAD_LETTERS):
-        # Of earlier prompts and models there are dead letters, too: only items that have no caption now count.
-        gone = set(missing)
-        rows = tables.read(CAPTION_DEAD_LETTERS, ["item_id", "reason"]).to_pylist()
-        reasons.update({r["item_id"]: r["reason"] for r in rows if r["item_id"] in gone}.values())
+    # Of earlier prompts and models there are dead letters, too: only items that have no caption now count.
+    rows = dead_letters(tables.warehouse()).filter(pl.col("item_id").is_in(missing)).unique("item_id", keep="last")
+    reasons: collections.Counter[str] = collections.Counter(rows["reason"].to_list())
     share = reasons.total() / max(num_items, 1)
     passed = share <= MAX_DEAD_SHARE
     said = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
@@ -98,7 +93,9 @@ def few_contents_are_dead(tables: Tables) -> dg.AssetCheckResult:
             "reasons": said,
             "failing_sample": ", ".join(missing[:SAMPLE]),
         },
-        description=None if passed else f"{share:.1%} of the items are dead letters ({said}): change prompt or model.",
+        description=None
+        if passed
+        else f"{share:.1%} of the items are dead letters ({said}): run replay_dead_letters, or change prompt or model.",
     )
 
 
@@ -125,64 +122,82 @@ def captions_differ(tables: Tables) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset=dg.AssetKey(["captions", "caption_tokens"]),
-    name="sets",
-    blocking=True,
-    description="Tokens are sorted sets without padding, each with what it stands for, for every caption.",
+    asset=dg.AssetKey(["captions", "item_captions"]),
+    name="canaries",
+    description="The model sees images and takes no instruction out of an item's text.",
 )
-def tokens_are_sets(tables: Tables) -> dg.AssetCheckResult:
-    """Embedding bags count what they get: a repeated or padding id would weigh more than it says."""
-    rows = pl.from_arrow(tables.read(CAPTION_TOKENS, ["item_id", "token_ids", "tokens"]))
-    assert isinstance(rows, pl.DataFrame)
-    ids = pl.col("token_ids")
-    bad = rows.filter(
-        (ids.list.unique().list.len() != ids.list.len())
-        | (ids.list.sort() != ids)
-        | (ids.list.min() < 1)
-        | (ids.list.len() != pl.col("tokens").list.len())
+def canaries_live(tables: Tables) -> dg.AssetCheckResult:
+    """Known items with a blank image, another item's image, or an instruction in their text."""
+    versions = pc.unique(tables.read(ITEM_CAPTIONS, ["caption_version"])["caption_version"]).to_pylist()
+    watched = tables.warehouse().exists(CAPTION_CANARIES)
+    rows = (
+        tables.read(CAPTION_CANARIES, filters=[("caption_version", "in", versions or [""])]).to_pylist()
+        if watched
+        else []
     )
-    captioned = tables.warehouse().num_rows(ITEM_CAPTIONS)
-    passed = bad.is_empty() and rows.height == captioned
-    sample = ", ".join(bad["item_id"].head(SAMPLE))
+    made = collections.Counter(r["kind"] for r in rows)
+    passed_by_kind = collections.Counter(r["kind"] for r in rows if r["passed"])
+    obeyed = made["injected_text"] - passed_by_kind["injected_text"]
+    looked = made["blank_image"] + made["swapped_image"]
+    seen = passed_by_kind["blank_image"] + passed_by_kind["swapped_image"]
+    passed = not obeyed and (not looked or seen >= MIN_SEEING * looked)
+    failed = [r for r in rows if not r["passed"] and r["kind"] != "recaption"]
     return dg.AssetCheckResult(
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "bad_rows": bad.height,
-            "threshold": 0,
-            "rows": rows.height,
-            "captions": captioned,
-            "failing_sample": sample,
+            **{f"{kind}_passed": f"{passed_by_kind[kind]} of {number}" for kind, number in sorted(made.items())},
+            "instructions_obeyed": obeyed,
+            "images_told_apart": round(seen / looked, 4) if looked else "no image",
+            "threshold": MIN_SEEING,
+            "failing_sample": "; ".join(f"{r['item_id']} {r['kind']}: {r['detail']}" for r in failed[:SAMPLE]),
         },
         description=None
         if passed
         else (
-            f"{bad.height:,} token sets are not sorted sets without padding (e.g. of {sample or 'none'}), and "
-            f"{rows.height:,} sets stand for {captioned:,} captions: materialize captions/caption_tokens again."
+            f"{obeyed} of {made['injected_text']} items' texts were obeyed as instructions, and {seen} of {looked} "
+            "changed images changed the record: use another model or prompt before these captions are trusted."
         ),
     )
 
 
 @dg.asset_check(
-    asset=dg.AssetKey(["captions", "caption_tokens"]),
-    name="informative",
-    description="Most items have at least three tokens.",
+    asset=dg.AssetKey(["captions", "item_captions"]),
+    name="ledger_adds_up",
+    description="Whatever the store holds was paid for in the call ledger, to the token.",
 )
-def tokens_say_something(tables: Tables) -> dg.AssetCheckResult:
-    """Items with hardly a token carry no content into the ranker."""
-    data = tables.read(CAPTION_TOKENS, ["item_id", "token_ids"])
-    sizes = data["token_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    poor = data["item_id"].filter(sizes < MIN_TOKENS).to_pylist()
-    share = len(poor) / max(data.num_rows, 1)
-    passed = share <= MAX_POOR_SHARE
+def ledger_adds_up(tables: Tables) -> dg.AssetCheckResult:
+    """The ledger may hold more than the store (canaries, dead letters, batches lost by a kill), never less."""
+    from ray_jobs.caption_plan import read_frame
+
+    spent = ["prompt_tokens", "completion_tokens"]
+    house = tables.warehouse()
+    stored = read_frame(house, CAPTION_STORE, ["content_key", *spent])
+    calls = read_frame(house, CALL_LEDGER, ["content_key", "purpose", "outcome", "usd", *spent])
+    paid = calls.filter(pl.col("purpose") == "caption").group_by("content_key").agg(pl.col(spent).sum())
+    joined = stored.join(paid, on="content_key", how="left", suffix="_paid").fill_null(0)
+    short = joined.filter(pl.any_horizontal(*(pl.col(f"{name}_paid") < pl.col(name) for name in spent)))
+    kept = int(stored.select(pl.sum_horizontal(*spent).sum()).item() or 0)
+    total = int(calls.select(pl.sum_horizontal(*spent).sum()).item() or 0)
+    passed = short.is_empty()
     return dg.AssetCheckResult(
         passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR,
         metadata={
-            "poor_share": round(share, 4),
-            "threshold": MAX_POOR_SHARE,
-            "min_tokens": MIN_TOKENS,
-            "failing_sample": ", ".join(poor[:SAMPLE]),
+            "calls": calls.height,
+            "calls_failed": calls.filter(pl.col("outcome") != "ok").height,
+            "tokens_in_ledger": total,
+            "tokens_in_store": kept,
+            "tokens_paid_but_not_kept": total - kept,
+            "usd": round(float(calls["usd"].sum()), 6),
+            "contents_without_payment": short.height,
+            "threshold": 0,
+            "failing_sample": ", ".join(short["content_key"].head(SAMPLE)),
         },
-        description=None if passed else f"{share:.1%} of the items have fewer than {MIN_TOKENS} tokens.",
+        description=None
+        if passed
+        else (
+            f"{short.height:,} interpretations cost more than the call ledger says: rows of captions/call_ledger were "
+            "lost; restore the table from its time travel."
+        ),
     )

@@ -101,3 +101,41 @@ def history(records: list[dict[str, float]], best_epoch: int) -> bytes:
     other.set_ylabel("AUC")
     figure.legend(loc="outside lower center", ncols=2)
     return _png(figure)
+
+
+def forest(
+    panels: dict[str, list[tuple[str, float, float, float, bool]]], label: str, marked: dict[str, float]
+) -> bytes:
+    """Differences with intervals, a panel a slice; controls are grey.
+
+    Args:
+        panels: Lines ``(name, value, low, high, is_control)`` of each panel.
+        label: What is drawn.
+        marked: A value of each panel that is drawn as a dashed line, for reference.
+    """
+    from matplotlib.figure import Figure
+
+    most = max((len(rows) for rows in panels.values()), default=1)
+    width = min(len(panels), 3)
+    height = -(-len(panels) // max(width, 1))
+    figure = Figure(figsize=(4.6 * width, height * (0.26 * most + 1.2)), dpi=90, layout="constrained")
+    for at, (title, rows) in enumerate(panels.items()):
+        axes = figure.add_subplot(height, width, at + 1)
+        for place, (_, value, low, high, is_control) in zip(range(len(rows))[::-1], rows, strict=True):
+            axes.errorbar(
+                value,
+                place,
+                xerr=[[max(value - low, 0)], [max(high - value, 0)]],
+                fmt="o",
+                markersize=4,
+                capsize=3,
+                color="0.6" if is_control else "tab:blue",
+            )
+        axes.set_yticks(range(len(rows))[::-1], [r[0] for r in rows], fontsize=7)
+        axes.axvline(0, color="0.3", linewidth=0.8)
+        if title in marked:
+            axes.axvline(marked[title], color="tab:green", linewidth=0.8, linestyle="--")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(label, fontsize=8)
+        axes.grid(axis="x", alpha=0.3)
+    return _png(figure)

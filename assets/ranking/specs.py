@@ -13,7 +13,7 @@ from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.warehouse import Table
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 Kind = Literal["dlrm", "popularity", "item_knn", "markov_chain"]
 Input = Literal["tokens", "summary"]
@@ -88,7 +88,7 @@ CANDIDATES = (
     CandidateSpec(
         "dlrm_captions",
         "dlrm",
-        "`dlrm` with the tokens of generated captions on both sides",
+        "`dlrm` with the tokens of generated captions on both sides, and their crosses",
         "What a language model says about an item helps most where ids know little: new and tail items.",
         "ranker_dlrm_captions_v1",
         ("tokens",),

@@ -39,7 +39,8 @@ def clean(text: str, limit: int) -> str:
     an endpoint would take for one.
     """
     text = unicodedata.normalize("NFKC", text[: READ_AHEAD * limit])
-    text = "".join(" " if c in "<>" or not c.isprintable() else c for c in text)
+    if not text.isprintable() or "<" in text or ">" in text:
+        text = "".join(" " if c in "<>" or not c.isprintable() else c for c in text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0]
 

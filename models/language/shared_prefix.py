@@ -7,6 +7,8 @@ arXiv:2402.05099).
 Legend: B rows, H query heads, G key-value heads, R = H / G, Q query tokens, P prefix tokens, L own tokens, D width.
 """
 
+import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,8 +50,9 @@ class OwnLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocates the buffer in the form of the first states."""
         b, g, _, d = key_states.shape
-        self.keys = key_states.new_empty(b, g, self.capacity, d)
-        self.values = value_states.new_empty(b, g, self.capacity, value_states.shape[-1])
+        # Zeros, as a masked key that is no number would still spoil the sum.
+        self.keys = key_states.new_zeros(b, g, self.capacity, d)
+        self.values = value_states.new_zeros(b, g, self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(
@@ -81,6 +84,21 @@ class OwnLayer(CacheLayerMixin):
         """Keeps only ``rows``."""
         assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def rows(self, rows: torch.Tensor) -> "OwnLayer":
+        """A copy of ``rows``."""
+        taken = copy.copy(self)
+        taken.select(rows)
+        return taken
+
+    @staticmethod
+    def joined(layers: Sequence["OwnLayer"]) -> "OwnLayer":
+        """The rows of all layers, which may have seen different numbers of tokens."""
+        first = copy.copy(layers[0])
+        first.used = max(layer.used for layer in layers)
+        for name in ("keys", "values"):
+            setattr(first, name, torch.cat([getattr(layer, name) for layer in layers]))
+        return first
 
 
 def own_cache(prefix: Prefix, capacity: int) -> Cache:

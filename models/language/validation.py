@@ -4,11 +4,14 @@ import collections
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pydantic
 
 from models.language.words import words
+
+if TYPE_CHECKING:
+    from models.language.interpretation import Interpretation
 
 REFUSALS = (
     "as an ai",
@@ -33,6 +36,7 @@ REFUSALS = (
 _MARKUP = re.compile(
     r"</?item>|<\|[^|]*\|>|```|^\s*(?:title|categories|description|answer|assistant|user|system)\s*:", re.IGNORECASE
 )
+_CONTROL = re.compile(r"</?item>|<\|[^|]*\|>|```", re.IGNORECASE)
 # Above this code point a letter is not of the Latin script.
 _LATIN_END = 0x0250
 
@@ -43,6 +47,8 @@ class Rules(pydantic.BaseModel, frozen=True):
     min_words: int = pydantic.Field(default=5, description="Fewest words.")
     max_words: int = pydantic.Field(default=40, description="Most words.")
     max_chars: int = pydantic.Field(default=280, description="Most characters.")
+    max_word_chars: int = pydantic.Field(default=40, description="Most characters of a subject or a tag.")
+    max_text_chars: int = pydantic.Field(default=160, description="Most characters of the text in the image.")
     min_latin_share: float = pydantic.Field(default=0.8, description="Least share of Latin letters among letters.")
     min_letter_share: float = pydantic.Field(
         default=0.6, description="Least share of letters among visible characters."
@@ -90,7 +96,7 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     """
     if not text.strip():
         return Problem("empty", "The model wrote nothing.")
-    if "�" in text or not all(c.isprintable() for c in text):
+    if not _printable(text):
         return Problem("unprintable", "The text holds broken or unprintable characters.")
     found = words(text)
     lowered = text.lower().replace("’", "'")
@@ -104,7 +110,7 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     letters = [c for c in visible if unicodedata.category(c).startswith("L")]
     if len(letters) < rules.min_letter_share * len(visible):
         return Problem("not_text", f"Only {len(letters)} of {len(visible)} characters are letters.")
-    if sum(ord(c) < _LATIN_END for c in letters) < rules.min_latin_share * len(letters):
+    if not _is_latin(letters, rules):
         return Problem("language", "The text is not in a Latin script, but the prompt asks for English.")
     if (most := max(collections.Counter(ngrams(found, 3)).values(), default=0)) > rules.max_ngram_repeats:
         return Problem("repetition", f"One run of three words occurs {most} times.")
@@ -117,3 +123,53 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     if len(found) > rules.max_words or len(text) > rules.max_chars:
         return Problem("too_long", f"The text has {len(found)} words and {len(text)} characters.")
     return None
+
+
+def record_problem(
+    record: "Interpretation", finish: str, rules: Rules, phrases: frozenset[tuple[str, ...]] = frozenset()
+) -> Problem | None:
+    """Says what is wrong with an interpretation, or None.
+
+    Args:
+        record: What the model says of an item.
+        finish: ``stop`` or ``length``.
+        rules: Bounds.
+        phrases: Word runs of the prompt, see `prompt_phrases`.
+    """
+    if found := problem(record.caption, finish, rules, phrases):
+        return found
+    # What an image says is not the model's: any language, any words.
+    if not _printable(record.text_in_image) or len(record.text_in_image) > rules.max_text_chars:
+        return Problem("unprintable", "The text in the image is too long, or holds broken or unprintable characters.")
+    if _CONTROL.search(record.text_in_image):
+        return Problem("prompt_echo", "The text in the image holds the prompt's markup.")
+    for name in ("subjects", "tags"):
+        if found := _words_problem(name, getattr(record, name), rules, phrases):
+            return found
+    return None
+
+
+def _words_problem(
+    name: str, said: tuple[str, ...], rules: Rules, phrases: frozenset[tuple[str, ...]]
+) -> Problem | None:
+    for one in said:
+        if not words(one) or not _printable(one) or len(one) > rules.max_word_chars:
+            return Problem("not_text", f"One of the {name} is empty, too long, or no word.")
+        if _CONTROL.search(one):
+            return Problem("prompt_echo", f"One of the {name} holds the prompt's markup.")
+    letters = [c for c in "".join(said) if unicodedata.category(c).startswith("L")]
+    if not _is_latin(letters, rules):
+        return Problem("language", f"The {name} are not in a Latin script, but the prompt asks for English.")
+    if any(gram in phrases for gram in ngrams(words(" ".join(said)), rules.echo_words)):
+        return Problem("prompt_echo", f"The {name} repeat {rules.echo_words} words in a row out of the prompt.")
+    if len({s.casefold() for s in said}) < rules.min_distinct_share * len(said):
+        return Problem("repetition", f"The {name} repeat themselves.")
+    return None
+
+
+def _printable(text: str) -> bool:
+    return "\ufffd" not in text and all(c.isprintable() for c in text)
+
+
+def _is_latin(letters: list[str], rules: Rules) -> bool:
+    return sum(ord(c) < _LATIN_END for c in letters) >= rules.min_latin_share * len(letters)

@@ -3,7 +3,11 @@
 import re
 import unicodedata
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?")
+import regex
+
+# Of the syntax that Python's `regex` and polars share. Marks are parts of words in the scripts of India and Thailand.
+WORD = r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?"
+_WORD = regex.compile(WORD)
 STOPWORDS = frozenset(
     word
     for line in """
@@ -16,10 +20,14 @@ you your
 """.splitlines()
     for word in line.split()
 )
-# Openers that say nothing of the item ("The film is about ..."); they would become features of half the catalogue.
+# Openers that say nothing of the item ("The film is about ...", "A photo of ..."): they would become features of half
+# the catalogue.
 OPENER = re.compile(
-    r"^\s*(?:(?:this|the)\s+(?:item|image|picture|product|article|title)\s+(?:is|shows|depicts|features|describes)"
-    r"(?:\s+about)?|here is|caption:)\s*",
+    r"^\s*(?:(?:this|the)\s+(?:item|image|picture|photo|photograph|product|article|title)\s+"
+    r"(?:is|shows|depicts|features|describes|contains)(?:\s+(?:about|of))?"
+    r"|(?:this\s+is\s+)?(?:an?|the)\s+(?:image|picture|photo|photograph)\s+(?:of|showing|depicting)"
+    r"|in\s+(?:this|the)\s+(?:image|picture|photo|photograph)\s*,?"
+    r"|here\s+is|caption:)\s*",
     re.IGNORECASE,
 )
 

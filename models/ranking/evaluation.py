@@ -61,6 +61,7 @@ class Rules:
         min_examples: A slice with fewer examples (for ranks: targets) is left out.
         min_class: As `min_examples`, for likes and for non-likes each.
         min_users: As `min_examples`, for users.
+        metrics: What is measured.
     """
 
     resamples: int = 1000
@@ -68,6 +69,7 @@ class Rules:
     min_examples: int = 50
     min_class: int = 10
     min_users: int = 10
+    metrics: tuple[str, ...] = METRICS
 
 
 class Estimate(NamedTuple):
@@ -143,7 +145,7 @@ def estimate(x: Scored, slices: Mapping[str, np.ndarray], rules: Rules) -> tuple
     found: Estimates = {}
     left_out = []
     for name, mask in {ALL: np.ones(len(x.user_N), bool), **slices}.items():
-        for metric in METRICS:
+        for metric in rules.metrics:
             rows = np.flatnonzero(mask & (x.rank_N > 0) if metric in RANK_METRICS else mask)
             reason = _reason(x, rows, metric, rules, name == ALL)
             if reason:

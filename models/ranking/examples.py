@@ -1,7 +1,7 @@
 """What every ranker reads: feature rows as arrays, and the preprocessing that makes them.
 
 Shape letters: N examples, F dense features, L recent items, T tokens an item, I catalogue, K summary tokens,
-W their width.
+W their width, C crosses.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ class Examples(NamedTuple):
         tokens_NT: Caption tokens of the item, plus 1.
         summary_NKW: VISTA summary tokens, int8.
         scales_NK: Their scales; all 0 where the user has no summary.
+        crosses_NC: Crosses of tokens, once somebody made them (`models.ranking.crosses`); C = 0 before.
     """
 
     user_N: np.ndarray
@@ -44,6 +45,7 @@ class Examples(NamedTuple):
     tokens_NT: np.ndarray
     summary_NKW: np.ndarray
     scales_NK: np.ndarray
+    crosses_NC: np.ndarray
 
     def take(self, rows: np.ndarray | slice) -> "Examples":
         """The given rows."""
@@ -204,6 +206,7 @@ class Preprocessing:
             tokens,
             summary,
             scales,
+            np.zeros((num, 0), np.float32),
         )
 
     def _recent(self, data: pa.Table) -> np.ndarray:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from models.ranking.calibration import Platt
+from models.ranking.crosses import TokenCrosses, Vocabulary
 from models.ranking.dlrm import DLRM, Batch, Catalogue, DLRMConfig
 from models.ranking.examples import Examples, Preprocessing
 from models.ranking.floors import FLOORS, Floor
@@ -22,7 +23,8 @@ DLRM_KIND = "dlrm"
 
 def to_batch(x: Examples, device: torch.device | str = "cpu") -> Batch:
     """`Examples` as tensors."""
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in x))
+    # What comes out of Arrow or Ray is read-only, which a tensor cannot be.
+    return Batch(*(torch.from_numpy(np.require(a, requirements=("C", "W"))).to(device) for a in x))
 
 
 class NeuralScorer:
@@ -38,13 +40,24 @@ class NeuralScorer:
         with torch.inference_mode():
             return self.model.catalogue()
 
+    @functools.cached_property
+    def crosses(self) -> TokenCrosses:
+        """What makes the crosses of a request, out of what the artifact holds."""
+        m = self.model
+        tokens_IT, token_V, idf_V = (t.cpu().numpy() for t in (m.catalogue_IT, m.token_V, m.idf_V))
+        return TokenCrosses(tokens_IT, Vocabulary(token_V, idf_V), m.config.decay, m.config.profile_tokens)
+
     @torch.inference_mode()
     def like(self, x: Examples) -> np.ndarray:
         """See `Floor.like`."""
         parts = []
         for start in range(0, x.num_rows, ROWS_AT_ONCE):
-            batch = to_batch(x.take(slice(start, start + ROWS_AT_ONCE)), self.device)
-            parts.append(self.model.like_logit(batch, self.model.user(batch, self.catalogue)).double().cpu().numpy())
+            part = x.take(slice(start, start + ROWS_AT_ONCE))
+            if self.model.config.num_crosses and not part.crosses_NC.shape[1]:
+                part = part._replace(crosses_NC=self.crosses(part))
+            batch = to_batch(part, self.device)
+            user = self.model.user(batch, self.catalogue)
+            parts.append(self.model.like_logit(batch, user, self.catalogue).double().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros(0)
 
     @torch.inference_mode()

@@ -40,7 +40,13 @@ class TokenBag(nn.Module):
         present = tokens > 0
         if self.training and self.dropout:
             present = present & (torch.rand(tokens.shape, device=tokens.device) >= self.dropout)
-        vectors = sum(self.table(self._bucket(tokens, a, b)) for a, b in HASHES)
         weights = nn.functional.softplus(self.weight(self._bucket(tokens, *WEIGHT_HASH))[..., 0] + 0.5413) * present
-        bag = (vectors * weights[..., None]).sum(-2)
+        rows = torch.cat([self._bucket(tokens, a, b) for a, b in HASHES], -1)
+        # Summed as it is looked up: the vectors of single tokens are never all in memory.
+        bag = nn.functional.embedding_bag(
+            rows.flatten(0, -2),
+            self.table.weight,
+            per_sample_weights=torch.cat([weights] * len(HASHES), -1).flatten(0, -2),
+            mode="sum",
+        ).unflatten(0, tokens.shape[:-1])
         return self.norm(bag) * present.any(-1, keepdim=True) / bag.shape[-1] ** 0.5

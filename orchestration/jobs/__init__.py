@@ -3,6 +3,8 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from orchestration.jobs.captions import preview_captions, replay_dead_letters, stage_captions
+from orchestration.jobs.content_ablation import content_ablation
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
 from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, rematerialize_failed
@@ -14,6 +16,10 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     rebuild_clusters,
     export_quarantine_job,
     replay_quarantine_job,
+    preview_captions,
+    stage_captions,
+    replay_dead_letters,
+    content_ablation,
     promote_model,
     rollback_model,
 ]

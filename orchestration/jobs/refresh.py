@@ -3,11 +3,11 @@
 import dagster as dg
 import pydantic
 
-from orchestration.refresh import materialize, reap_lost_runs, unfinished
+from orchestration.refresh import ROUTINE, materialize, reap_lost_runs, unfinished
 
 refresh_daily = dg.define_asset_job(
     "refresh_daily",
-    selection=dg.AssetSelection.all(),
+    selection=ROUTINE,
     description="Takes in one day of events and refreshes everything that follows from it. What has not changed is "
     "verified and costs nothing. Pick the day as partition.",
     tags={"intent": "refresh", "dagster/max_runtime": "14400"},
@@ -15,7 +15,7 @@ refresh_daily = dg.define_asset_job(
 
 rebuild_clusters = dg.define_asset_job(
     "rebuild_clusters",
-    selection=dg.AssetSelection.groups("clusters").downstream(),
+    selection=dg.AssetSelection.groups("clusters").downstream() & ROUTINE,
     config={"ops": {"clusters__codebooks": {"config": {"rebuild": True}}}},
     description="Fits the codebooks anew and refreshes everything that carries semantic IDs. The Launchpad takes "
     "another seed or other widths (ops: clusters__codebooks); the same ones give the same codebooks again.",
@@ -43,7 +43,7 @@ def rematerialize_what_failed(context: dg.OpExecutionContext, config: Rematerial
         return
     # What follows is verified too; it costs nothing where its inputs turn out unchanged.
     graph = code_location.resolve_asset_graph()
-    wanted = dg.AssetSelection.assets(*left.assets).downstream().resolve(graph)
+    wanted = (dg.AssetSelection.assets(*left.assets).downstream() & ROUTINE).resolve(graph)
     days = sorted(day for missing in left.partitions.values() for day in missing)
     context.log.info(
         f"Making {len(wanted)} assets: {', '.join(sorted(k.to_user_string() for k in wanted))}; {len(days)} days."

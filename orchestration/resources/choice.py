@@ -4,6 +4,7 @@ import dagster as dg
 
 from orchestration.resources.dataset import ConfiguredDataset
 from orchestration.resources.features import features_twin
+from orchestration.resources.interpreter import interpreter_twin
 from orchestration.resources.language_model import language_model_twin
 from orchestration.resources.ledger import ledger_twin
 from orchestration.resources.ray_jobs import LocalRayJobs, SubmittedRayJobs
@@ -15,6 +16,18 @@ from orchestration.settings import Settings
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """Returns every resource that the lineage needs, by the name that assets use."""
+    language_model = language_model_twin(
+        base_url=settings.llm_base_url,
+        model=settings.llm_model,
+        revision=settings.llm_revision,
+        api_key=settings.llm_api_key.get_secret_value(),
+        device=settings.llm_device,
+        cache_dir=f"{settings.home}/models",
+        max_in_flight=settings.llm_max_in_flight,
+        usd_per_million_prompt_tokens=settings.llm_usd_per_million_prompt_tokens,
+        usd_per_million_completion_tokens=settings.llm_usd_per_million_completion_tokens,
+        persona_token_budget=settings.persona_token_budget,
+    )
     remote_tables = "://" in settings.warehouse
     return {
         "dataset": ConfiguredDataset(source=settings.dataset, split=settings.split),
@@ -52,17 +65,17 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             if settings.text_encoder
             else PackagedTextEncoder(device=settings.text_encoder_device)
         ),
-        "language_model": language_model_twin(
-            base_url=settings.llm_base_url,
-            model=settings.llm_model,
-            revision=settings.llm_revision,
-            api_key=settings.llm_api_key.get_secret_value(),
-            device=settings.llm_device,
-            cache_dir=f"{settings.home}/models",
-            max_in_flight=settings.llm_max_in_flight,
-            usd_per_million_prompt_tokens=settings.llm_usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens=settings.llm_usd_per_million_completion_tokens,
-            persona_token_budget=settings.persona_token_budget,
+        "language_model": language_model,
+        "interpreter": interpreter_twin(
+            language_model,
+            vlm_model=settings.vlm_model,
+            vlm_device=settings.vlm_device,
+            vlm_dtype=settings.vlm_dtype,
+            vlm_attention=settings.vlm_attention,
+            sees_images=settings.look_at_images,
+            llm_sees_images=settings.llm_sees_images,
+            caption_token_budget=settings.caption_token_budget,
+            caption_usd_budget=settings.caption_usd_budget,
         ),
         "features": features_twin(
             online_path=f"{settings.home}/feast/online.db",

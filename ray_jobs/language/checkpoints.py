@@ -25,15 +25,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_revision(folder: Path) -> str:
+def folder_revision(folder: Path, variable: str = "BELVEDERE_LLM_MODEL") -> str:
     """Revision of a checkpoint folder: a digest of its configuration, tokenizer and weights.
 
     Of a large weights file only pieces count, as reading all of it takes minutes.
 
+    Args:
+        folder: The folder.
+        variable: The setting that names it.
+
     Raises:
         EngineSetupError: If there is no checkpoint.
     """
-    _check_folder(folder)
+    _check_folder(folder, variable)
     digest = hashlib.sha256()
     for path in sorted(
         p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".model", ".safetensors", ".bin"}
@@ -47,11 +51,11 @@ def folder_revision(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, variable: str = "BELVEDERE_LLM_MODEL") -> None:
     if not (folder / "config.json").is_file():
         raise EngineSetupError(
             f"There is no checkpoint in {folder}: give a Hugging Face folder with config.json, "
-            "tokenizer and weights (BELVEDERE_LLM_MODEL)."
+            f"tokenizer and weights ({variable})."
         )
 
 

@@ -1,11 +1,10 @@
 """The interface of language engines: what a job asks of a model, and how the model is reached."""
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import pydantic
 
-# Between a text and the option that it ends with.
+# Between a text and each of the choices that follow it.
 MARK = " |"
 
 
@@ -42,6 +41,11 @@ class LanguageEngineConfig(pydantic.BaseModel, frozen=True):
         name = self.model if self.kind == "openai" else self.model.rsplit("/", 1)[-1]
         return {"model": name, "revision": self.revision, "dtype": self.dtype}
 
+    @property
+    def price_version(self) -> str:
+        """The prices, as the call ledger notes them."""
+        return f"{self.usd_per_million_prompt_tokens:g}/{self.usd_per_million_completion_tokens:g} USD per million"
+
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of so many tokens."""
         return (
@@ -58,7 +62,11 @@ class Message(NamedTuple):
 
 
 class Neutral(NamedTuple):
-    """An exchange without content: ``user`` asks nothing in particular, ``text`` answers it."""
+    """An exchange without content: ``user`` asks nothing in particular, ``text`` answers it.
+
+    A small model prefers some options whatever it is asked; what it prefers here is taken off (Zhao et al. 2021,
+    "Calibrate before use", arXiv:2102.09690).
+    """
 
     user: str
     text: str
@@ -74,7 +82,8 @@ class Completion(NamedTuple):
         finish: ``stop``, ``length`` when it was cut at the token limit, or ``error`` when this prompt can never be
             answered (too long, refused by a content filter).
         error: One sentence, when ``finish`` is ``error``.
-        choice: Index of the option that ended the answer, which ``text`` leaves out; -1 if it has none.
+        choices: Index of the option of each choice that followed the text.
+        cached_tokens: Of the prompt's tokens, those that were computed before.
     """
 
     text: str
@@ -82,7 +91,28 @@ class Completion(NamedTuple):
     completion_tokens: int
     finish: str
     error: str = ""
-    choice: int = -1
+    choices: tuple[int, ...] = ()
+    cached_tokens: int = 0
+
+
+class Call(NamedTuple):
+    """One request to a model, whatever became of it: a row of the call ledger.
+
+    Attributes:
+        outcome: ``ok``, or what went wrong, e.g. ``status 429``, ``timeout``, ``schema``.
+        prompt_tokens: As the provider counts them; 0 where nothing was billed. Tokens of the image are among them.
+        completion_tokens: Tokens generated.
+        image_tokens: Tokens of the image, where they are known.
+        cached_tokens: Prompt tokens that were computed before (shared prefix, the provider's prompt cache).
+        seconds: Wall time; of a batch that is decoded together, its even share.
+    """
+
+    outcome: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
 
 
 class Usage(NamedTuple):
@@ -142,8 +172,6 @@ class LanguageEngine(Protocol):
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
-        options: Sequence[str] = (),
-        neutral: Neutral | None = None,
     ) -> list[Completion]:
         """Answers a batch of prompts that share their first messages.
 
@@ -154,10 +182,6 @@ class LanguageEngine(Protocol):
             stop: Text at which an answer ends (not included).
             no_repeat_ngram: Never repeat an n-gram of this size within an answer; 0 allows all. An endpoint gets a
                 frequency penalty instead.
-            options: What every answer must end with: ``<text> | <option>``, as in the examples' answers. In process
-                the choice is constrained; an endpoint's answer is checked, and asked again by `choose` if need be.
-            neutral: An exchange without content. A small model prefers some options whatever it is asked; what it
-                prefers here is taken off (Zhao et al. 2021, "Calibrate before use", arXiv:2102.09690). In-process only.
 
         Raises:
             EngineUnavailableError: If the model cannot be reached.
@@ -172,7 +196,7 @@ class LanguageEngine(Protocol):
             shared: As in `complete`.
             users: As in `complete`.
             options: Each prompt's options.
-            neutral: A user message without content, as in `complete`.
+            neutral: A user message without content; see `Neutral`. In-process only.
 
         Returns:
             The index of the chosen option, one a prompt.

@@ -59,7 +59,7 @@ class TransformersEngine:
         self.usage = Usage()
         self._prefixes: collections.OrderedDict[tuple[int, ...], shared_prefix.Prefix] = collections.OrderedDict()
         self._probed: dict[tuple[Message, ...], list[list[int]]] = {}
-        self._priors: dict[tuple[tuple[Message, ...], str, str], Any] = {}
+        self._priors: dict[tuple[tuple[Message, ...], str, tuple[str, ...]], Any] = {}
 
     def complete(
         self,
@@ -68,23 +68,36 @@ class TransformersEngine:
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
-        options: Sequence[str] = (),
+        choices: Sequence[Sequence[str]] = (),
         neutral: Neutral | None = None,
     ) -> list[Completion]:
-        """See `LanguageEngine.complete`."""
+        """See `LanguageEngine.complete`.
+
+        Args:
+            shared: As there.
+            users: As there.
+            max_new_tokens: As there.
+            stop: As there.
+            no_repeat_ngram: As there.
+            choices: Options of each choice that follows the text, ``<text> | <option> | <option>`` as in the examples'
+                answers; decoding is constrained to them.
+            neutral: An exchange without content, to calibrate the choices by.
+        """
         prompts, shared_length = self._prompts(shared, users)
 
         def is_end(ids: list[int]) -> bool:
             # A character or a stop text may spread over several tokens.
             return stop is not None and stop in self.tokenizer.decode(ids[-8:])
 
-        mark = self._tokens(MARK) if options else []
-        closed = [[*self._tokens(" " + o), self.end_ids[0]] for o in options]
-        prior = self._prior(shared, neutral.user, neutral.text + MARK) if options and neutral else None
         rules = decoding.TextRules(
-            max_new_tokens, self.end_ids, is_end if stop else None, no_repeat_ngram, mark, closed, prior
+            max_new_tokens,
+            self.end_ids,
+            is_end if stop else None,
+            no_repeat_ngram,
+            self._tokens(MARK) if choices else [],
+            self._choices(shared, choices, neutral),
         )
-        room = max_new_tokens + len(mark) + max((len(o) for o in closed), default=0)
+        room = rules.most_tokens
         answers: list[Completion] = [
             Completion("", 0, 0, "error", self._too_long(p))
             if len(p) + room > self.context
@@ -96,11 +109,14 @@ class TransformersEngine:
             generated = decoding.generate(
                 self.model, prefix, [prompts[r][shared_length:] for r in rows], rules, pad_id=self.pad_id
             )
-            for row, (ids, finish, choice) in zip(rows, generated, strict=True):
+            for row, (ids, finish, chosen) in zip(rows, generated, strict=True):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 text = text.split(stop, 1)[0] if stop else text
-                spent = len(ids) + (len(mark) + len(closed[choice]) if options else 0)
-                answers[row] = Completion(text.strip(), len(prompts[row]), spent, finish, choice=choice)
+                options = [choice.options[o] for choice, o in zip(rules.choices, chosen, strict=True)]
+                spent = len(ids) + sum(len(rules.mark) + len(o) for o in options)
+                answers[row] = Completion(
+                    text.strip(), len(prompts[row]), spent, finish, choices=chosen, cached_tokens=shared_length
+                )
         answered = [a for a in answers if a.finish != "error"]
         self.usage = self.usage.plus(
             Usage(len(answered), sum(a.prompt_tokens for a in answered), sum(a.completion_tokens for a in answered))
@@ -147,15 +163,43 @@ class TransformersEngine:
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _prior(self, shared: list[Message], user: str, text: str = "") -> Any:
-        """Logits of the token that follows ``text`` as the answer to ``user``."""
-        key = (tuple(shared), user, text)
+    def _choices(
+        self, shared: list[Message], choices: Sequence[Sequence[str]], neutral: Neutral | None
+    ) -> list[decoding.Choice]:
+        found = []
+        for place, options in enumerate(choices):
+            prior = None
+            if neutral:
+                # What a choice prefers hangs on the choices before it: the mean over what these may be.
+                before = choices[:place]
+                texts = [
+                    MARK.join([neutral.text, *(f" {options[i % len(options)]}" for options in before), ""])
+                    for i in range(max(map(len, before), default=1))
+                ]
+                prior = self._prior(shared, neutral.user, texts)
+            # A closing token tells an option from one that begins like it.
+            found.append(decoding.Choice([[*self._tokens(f" {o}"), self.end_ids[0]] for o in options], prior))
+        return found
+
+    def most_tokens(
+        self, shared: list[Message], users: list[str], max_new_tokens: int, choices: Sequence[Sequence[str]] = ()
+    ) -> list[int]:
+        """The most tokens, prompt and answer, that `complete` takes for each user message."""
+        rules = decoding.TextRules(
+            max_new_tokens, self.end_ids, mark=self._tokens(MARK), choices=self._choices(shared, choices, None)
+        )
+        return [len(prompt) + rules.most_tokens for prompt in self._prompts(shared, users)[0]]
+
+    def _prior(self, shared: list[Message], user: str, texts: Sequence[str] = ("",)) -> Any:
+        """Mean log-probabilities of the token that follows each of ``texts`` as the answer to ``user``."""
+        key = (tuple(shared), user, tuple(texts))
         if key not in self._priors:
-            prompts, shared_length = self._prompts(shared, [user])
-            prompt = [*prompts[0], *self._tokens(text)] if text else prompts[0]
-            self._priors[key] = decoding.next_token_logits(
-                self.model, self._prefix(prompt[:shared_length]), prompt[shared_length:], pad_id=self.pad_id
+            (prompt,), shared_length = self._prompts(shared, [user])
+            own = [[*prompt[shared_length:], *(self._tokens(text) if text else [])] for text in texts]
+            logits = decoding.next_token_logits(
+                self.model, self._prefix(prompt[:shared_length]), own, pad_id=self.pad_id
             )
+            self._priors[key] = logits.log_softmax(-1).mean(0)
         return self._priors[key]
 
     def _too_long(self, prompt: list[int]) -> str:

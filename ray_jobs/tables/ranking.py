@@ -70,3 +70,27 @@ LEADERBOARD = Table(
     ),
     primary_key=("candidate", "slice", "metric", "baseline"),
 )
+
+CONTENT_ABLATION = Table(
+    "ranking/content_ablation",
+    "one metric of one arm of the content experiment on one slice and split rule, or its difference to another arm",
+    (
+        Column("split_rule", pa.string(), "`global_time` or `leave_one_out`."),
+        Column("arm", pa.string(), "What the ranker knows of an item's content; placebos are called so."),
+        Column("item_ids", pa.bool_(), "Whether items have embeddings of their own beside it."),
+        Column("slice", pa.string(), "`all`, or a slice of the test split."),
+        Column("metric", pa.string(), "Metric, e.g. `auc`."),
+        Column("baseline", pa.string(), "Empty: the metric itself. Else the arm it is the difference to."),
+        Column("value", pa.float64(), "Mean over seeds."),
+        Column("low", pa.float64(), "Lower end of the 95% interval (users and seeds resampled)."),
+        Column("high", pa.float64(), "Upper end."),
+        Column("relative", pa.float64(), "A difference over the baseline's metric; else null.", nullable=True),
+        Column("num_seeds", pa.int32(), "Trainings."),
+        Column("num_examples", pa.int64(), "Examples, or targets for `hr_at_10` and `ndcg_at_10`."),
+        Column("num_users", pa.int64(), "Users."),
+        Column("counts", pa.bool_(), "Whether a lift in AUC counts; null for what is no such lift.", nullable=True),
+        Column("verdict", pa.string(), "Why, in one sentence.", nullable=True),
+        CREATED,
+    ),
+    primary_key=("split_rule", "arm", "item_ids", "slice", "metric", "baseline"),
+)

@@ -4,35 +4,55 @@ import dagster as dg
 import pytest
 
 from assets.captions import checks
-from assets.captions.caption_tokens import caption_tokens
 from assets.captions.item_captions import item_captions
+from orchestration.resources.interpreter import LanguageModelInterpreter
 from orchestration.resources.language_model import (
     EmbeddedLanguageModel,
     EndpointLanguageModel,
     language_model_twin,
 )
 from orchestration.resources.ray_jobs import LocalRayJobs
-from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE, CAPTION_TOKENS, ITEM_CAPTIONS
+from orchestration.resources.tracking import tracking_twin
+from ray_jobs.prompts import prompt_text
+from ray_jobs.tables.captions import (
+    CAPTION_CANARIES,
+    CAPTION_DEAD_LETTERS,
+    CAPTION_STORE,
+    ITEM_CAPTIONS,
+    ITEM_IMAGES,
+)
 from tests.factories import CREATED, seed_interactions
 from tests.ray_jobs.language.checkpoints import smollm2
 
 ALL_CHECKS = [
     checks.item_captions_checks,
-    checks.caption_tokens_checks,
     checks.items_are_captioned,
     checks.few_contents_are_dead,
     checks.captions_differ,
-    checks.tokens_are_sets,
-    checks.tokens_say_something,
+    checks.canaries_live,
+    checks.ledger_adds_up,
 ]
 
 
-def materialize(tables, instance, engine, raise_on_error=True):
+@pytest.fixture
+def tracking(tmp_path):
+    return tracking_twin(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/mlflow", "http://127.0.0.1:5000")
+
+
+def materialize(tables, instance, engine, tracking, raise_on_error=True, **config):
+    if not tables.warehouse().exists(ITEM_IMAGES):
+        tables.write(ITEM_IMAGES, ITEM_IMAGES.schema.empty_table(), version="none")
     return dg.materialize(
-        [item_captions, caption_tokens, *ALL_CHECKS],
+        [item_captions, *ALL_CHECKS],
         instance=instance,
         raise_on_error=raise_on_error,
-        resources={"tables": tables, "ray_jobs": LocalRayJobs(), "language_model": engine},
+        resources={
+            "tables": tables,
+            "ray_jobs": LocalRayJobs(),
+            "interpreter": LanguageModelInterpreter(language_model=engine),
+            "tracking": tracking,
+        },
+        run_config={"ops": {"captions__item_captions": {"config": config}}},
     )
 
 
@@ -41,33 +61,43 @@ def metadata(result, asset):
     return {k: v.value for k, v in events[-1].metadata.items()}
 
 
-def test_captions_and_tokens_end_to_end_and_then_nothing_more(ray_cluster, tables, instance):
+def test_captions_end_to_end_and_then_nothing_more(ray_cluster, tables, instance, tracking):
     seed_interactions(tables, num_items=6)
     engine = EmbeddedLanguageModel(cache_dir=smollm2().cache_dir)
-    first = materialize(tables, instance, engine)
+    first = materialize(tables, instance, engine, tracking, canaries=1)
     assert first.success
     said = metadata(first, "captions__item_captions")
     captioned = tables.warehouse().num_rows(ITEM_CAPTIONS)
-    assert said["llm_calls"] >= 6 and said["contents_generated"] == captioned == 6 - said["dead_letters"]
-    assert said["completion_tokens"] > 6 * 4 and said["cache_hit_rate"] == 0.0
-    assert said["examples"].count("\n") == captioned + 1 and said["caption_lengths"].startswith("![")
+    assert said["llm_calls"] >= 8 and said["contents_generated"] == captioned == 6 - said["dead_letters"]
+    assert said["completion_tokens"] > 6 * 4 and said["cache_hit_rate"] == 0.0 and said["canaries"] == 2
+    assert said["examples"].count("\n") == captioned + 1
+    assert all(said[name].startswith("![") for name in ("caption_lengths", "styles", "settings", "moods"))
     rows = tables.read(ITEM_CAPTIONS).to_pylist()
     assert all(r["mood"].isalpha() and len(r["caption"].split()) >= 5 and r["tags"] for r in rows)
-    tokens = metadata(first, "captions__caption_tokens")
-    assert tokens["mean_tokens"] >= 3 and tokens["poor_items"] == 0 and tokens["tokens_per_item"].startswith("![")
+    evaluations = {e.check_name: e for e in first.get_asset_check_evaluations()}
+    assert len(evaluations) == 8 and [n for n, e in evaluations.items() if not e.passed and e.blocking] == []
     assert all(
-        f"mood:{r['mood']}" in t["tokens"] for r, t in zip(rows, tables.read(CAPTION_TOKENS).to_pylist(), strict=True)
+        {"threshold", "failing_sample"} <= set(e.metadata) for n, e in evaluations.items() if "suite" not in e.metadata
     )
-    evaluations = first.get_asset_check_evaluations()
-    assert len(evaluations) == 11 and [e.check_name for e in evaluations if not e.passed and e.blocking] == []
-    assert all({"threshold", "failing_sample"} <= set(e.metadata) for e in evaluations if "suite" not in e.metadata)
+    assert evaluations["ledger_adds_up"].passed
+    assert evaluations["ledger_adds_up"].metadata["calls"].value == said["llm_calls"]
 
-    versions = [tables.version(t) for t in (ITEM_CAPTIONS, CAPTION_TOKENS)]
-    again = materialize(tables, instance, engine)
-    for asset in ("captions__item_captions", "captions__caption_tokens"):
-        assert metadata(again, asset)["table_commits"] == 0 and metadata(again, asset)["unchanged"]
-    assert metadata(again, "captions__item_captions")["llm_calls"] == 0
-    assert [tables.version(t) for t in (ITEM_CAPTIONS, CAPTION_TOKENS)] == versions
+    mlflow = tracking.connect("captions")
+    (run,) = mlflow.search_runs(experiment_names=["captions"], output_format="list")
+    assert run.data.metrics["calls"] == said["llm_calls"] and run.data.tags["prompt.version"] == "item_caption/1"
+    registered = mlflow.genai.load_prompt("prompts:/item_caption/1")
+    assert registered.template == prompt_text("item_caption")
+    traces = mlflow.search_traces(run_id=run.info.run_id, return_type="list")
+    assert 2 <= len(traces) <= 6
+    spans = traces[0].data.spans
+    assert spans[0].inputs["item"].startswith("<item>") and spans[1].attributes["latency_seconds"] > 0
+
+    version = tables.version(ITEM_CAPTIONS)
+    again = materialize(tables, instance, engine, tracking)
+    unchanged = metadata(again, "captions__item_captions")
+    assert unchanged["table_commits"] == 0 and unchanged["unchanged"] and unchanged["llm_calls"] == 0
+    assert tables.version(ITEM_CAPTIONS) == version
+    assert len(mlflow.search_runs(experiment_names=["captions"], output_format="list")) == 1
 
 
 def dead_letters(tables, items):
@@ -78,8 +108,11 @@ def dead_letters(tables, items):
             "content_key": i,
             "item_id": i,
             "reason": "repetition",
+            "error_class": "invalid_output",
             "detail": "x.",
-            "attempts": 2,
+            "attempts": 3,
+            "caption_version": "v",
+            "first_seen": CREATED,
             "created_timestamp": CREATED,
         }
         for i in items
@@ -97,8 +130,13 @@ def captions(tables, items, caption="A drama about the item {}.", version="v"):
             "item_id": i,
             "content_key": i,
             "caption": caption.format(i),
+            "subjects": ["item"],
+            "style": "plain",
+            "setting": "home",
             "mood": "sad",
+            "text_in_image": "",
             "tags": ["drama"],
+            "pixel_digest": None,
             "caption_version": version,
             "event_timestamp": EPOCH,
             "created_timestamp": CREATED,
@@ -130,47 +168,65 @@ def test_one_sentence_for_everything_is_told(tables):
     assert not found.passed and "40 items have the caption 'a drama about two lovers.'" in found.description
 
 
-def test_token_sets_that_are_none_block(tables):
+def canary_rows(tables, verdicts, version="v"):
     import pyarrow as pa
 
-    from ray_jobs.caption_plan import EPOCH
-
-    captions(tables, ["a", "b"])
     rows = [
         {
-            "item_id": i,
-            "token_ids": ids,
-            "tokens": ["x"] * len(ids),
-            "token_version": "v",
-            "event_timestamp": EPOCH,
+            "caption_version": version,
+            "kind": kind,
+            "item_id": f"i{n}",
+            "original": "{}",
+            "changed": "{}",
+            "passed": passed,
+            "detail": "Told.",
             "created_timestamp": CREATED,
         }
-        for i, ids in (("a", [3, 2]), ("b", [1, 5, 9]))
+        for n, (kind, passed) in enumerate(verdicts)
     ]
-    tables.write(CAPTION_TOKENS, pa.Table.from_pylist(rows, CAPTION_TOKENS.schema), version="v")
-    found = checks.tokens_are_sets(tables=tables)
-    assert not found.passed and found.metadata["failing_sample"].value == "a"
-    assert not checks.tokens_say_something(tables=tables).passed
+    tables.warehouse().append(CAPTION_CANARIES, pa.Table.from_pylist(rows, CAPTION_CANARIES.schema))
 
 
-def test_captions_of_several_versions_are_refused(tables):
+@pytest.mark.parametrize(
+    ("verdicts", "passed"),
+    [
+        ([], True),
+        ([("injected_text", True), ("recaption", False)], True),
+        ([("injected_text", True), ("injected_text", False)], False),
+        ([("blank_image", True), ("swapped_image", True), ("blank_image", False)], True),
+        ([("blank_image", False), ("swapped_image", False), ("blank_image", True)], False),
+    ],
+)
+def test_a_blind_or_obedient_model_is_told(tables, verdicts, passed):
+    captions(tables, ["a", "b"])
+    canary_rows(tables, verdicts)
+    canary_rows(tables, [("injected_text", False)], version="another revision")
+    found = checks.canaries_live(tables=tables)
+    assert found.passed is passed and (found.description is None) is passed
+
+
+def test_an_interpretation_that_nobody_paid_for_is_an_error(tables):
     import pyarrow as pa
 
-    from models.language.caption_tokens import TokenConfig
-    from ray_jobs.caption_features import tokenize
+    row = {c.name: None for c in CAPTION_STORE.columns} | {
+        "content_key": "k",
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+    }
+    house = tables.warehouse()
+    nullable = pa.schema([f.with_nullable(True) for f in CAPTION_STORE.schema])
+    filled = pa.Table.from_pylist([row], nullable)
+    from deltalake import write_deltalake
 
-    captions(tables, ["a", "b"])
-    data = tables.read(ITEM_CAPTIONS)
-    mixed = data.set_column(data.column_names.index("caption_version"), "caption_version", pa.array(["v", "w"]))
-    with pytest.raises(ValueError, match="several versions"):
-        tokenize(mixed, TokenConfig(), "1")
+    write_deltalake(house.uri(CAPTION_STORE), filled)
+    found = checks.ledger_adds_up(tables=tables)
+    assert not found.passed and found.metadata["contents_without_payment"].value == 1
 
 
-def test_missing_checkpoint_is_one_sentence_without_retry(tables, instance, tmp_path):
+def test_missing_checkpoint_is_one_sentence_without_retry(tables, instance, tmp_path, tracking):
     seed_interactions(tables, num_items=4)
-    result = materialize(
-        tables, instance, EmbeddedLanguageModel(cache_dir=str(tmp_path), folder=str(tmp_path)), raise_on_error=False
-    )
+    engine = EmbeddedLanguageModel(cache_dir=str(tmp_path), folder=str(tmp_path))
+    result = materialize(tables, instance, engine, tracking, raise_on_error=False)
     assert not result.success
     failure = result.failure_data_for_node("captions__item_captions")
     assert "BELVEDERE_LLM_MODEL" in failure.user_failure_data.description

@@ -15,12 +15,14 @@ def model(**changes):
     torch.manual_seed(0)
     made = DLRM(DLRMConfig(**({"num_users": 5, "num_items": 9, "num_dense": 4, "width": 8, "hidden": 16} | changes)))
     made.seen_I[1:8] = True
+    if made.config.content_width:
+        made.content_IE[1:] = torch.randn(9, made.config.content_width)
     if made.config.num_tokens:
         made.catalogue_IT[1:] = torch.arange(1, 10)[:, None] + torch.arange(made.config.num_tokens)
     return made.eval()
 
 
-def examples(tokens=0, summary=(0, 0), num=NUM):
+def examples(tokens=0, summary=(0, 0), num=NUM, crosses=0):
     rng = np.random.default_rng(0)
     recent = rng.integers(0, 10, (num, 3))
     return Examples(
@@ -32,6 +34,7 @@ def examples(tokens=0, summary=(0, 0), num=NUM):
         rng.integers(0, 50, (num, tokens)),
         rng.integers(-127, 128, (num, *summary)).astype(np.int8),
         np.ones((num, summary[0]), np.float32) / 127,
+        rng.normal(size=(num, crosses)).astype(np.float32),
     )
 
 
@@ -46,11 +49,16 @@ def batch(x):
         {"num_tokens": 4},
         {"summary_tokens": 2, "summary_width": 6},
         {"num_tokens": 4, "summary_tokens": 2, "summary_width": 6},
+        {"content_width": 3},
+        {"num_tokens": 4, "content_width": 3, "num_crosses": 6, "vocabulary": 12},
+        {"item_ids": False},
+        {"num_tokens": 4, "item_ids": False, "summary_tokens": 2, "summary_width": 6},
     ],
 )
 def test_both_heads_score_and_learn(inputs):
     made = model(**inputs).train()
-    x = examples(inputs.get("num_tokens", 0), (inputs.get("summary_tokens", 0), inputs.get("summary_width", 0)))
+    summary = inputs.get("summary_tokens", 0), inputs.get("summary_width", 0)
+    x = examples(inputs.get("num_tokens", 0), summary, crosses=inputs.get("num_crosses", 0))
     like, interest = made(batch(x), torch.tensor([0, 3]), torch.arange(1, 8))
     assert like.shape == (NUM,) and interest.shape == (2, 7)
     (like.sum() + interest.logsumexp(1).sum()).backward()
@@ -72,6 +80,27 @@ def test_items_without_training_are_told_apart_by_content_only():
     assert np.array_equal(scores[:, unseen[0]], scores[:, unseen[1]])
     scores = captions.interest(examples(4))
     assert not np.allclose(scores[:, unseen[0]], scores[:, unseen[1]])
+
+
+def test_without_ids_items_are_what_their_content_says_in_the_history_and_as_the_target():
+    scorer, x = NeuralScorer(model(num_tokens=4, content_width=3, item_ids=False)), examples(4)
+    assert not [name for name, _ in scorer.model.named_parameters() if name.startswith(("items", "interest_bias"))]
+    scorer.model.catalogue_IT[2] = scorer.model.catalogue_IT[1]
+    scorer.model.content_IE[2] = scorer.model.content_IE[1]
+    one, two = (x._replace(item_N=np.full(NUM, i), recent_NL=np.full_like(x.recent_NL, i)) for i in (1, 2))
+    assert np.array_equal(scorer.like(one), scorer.like(two))
+    scores = scorer.interest(x)
+    assert np.array_equal(scores[:, 0], scores[:, 1]) and not np.allclose(scores[:, 0], scores[:, 2])
+    nothing = NeuralScorer(model(item_ids=False)).interest(examples())
+    assert not nothing.any(), "without IDs and content all items are the same"
+
+
+def test_content_embeddings_tell_new_items_apart_and_reach_the_target():
+    scorer, x = NeuralScorer(model(content_width=3)), examples()
+    scores = scorer.interest(x)
+    assert not np.allclose(scores[:, 7], scores[:, 8]), "items that the training period never saw"
+    before = scorer.like(x._replace(item_N=np.full(NUM, 8)))
+    assert not np.allclose(before, scorer.like(x._replace(item_N=np.full(NUM, 9))))
 
 
 def test_absent_summaries_are_the_learned_one_and_no_number():

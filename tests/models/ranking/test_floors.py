@@ -18,6 +18,7 @@ def context(item, recent, liked, rate=None):
         np.zeros((n, 0), int),
         np.zeros((n, 0, 0), np.int8),
         np.zeros((n, 0), np.float32),
+        np.zeros((n, 0), np.float32),
     )
 
 

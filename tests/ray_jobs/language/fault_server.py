@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FaultServer:
     """Serves chat completions; ``answer(body, number)`` says what a request gets.
 
-    An answer is a text, or a dict with ``status``, ``headers``, ``raw``, ``seconds``, ``finish``, ``text``.
+    An answer is a text, or a dict with ``status``, ``headers``, ``raw``, ``seconds``, ``finish``, ``text``,
+    ``refusal``, ``usage``; ``cut``: the connection breaks after so many bytes of the body; ``endless``: the body
+    never ends.
     """
 
     def __init__(self, answer):
@@ -43,20 +45,28 @@ class FaultServer:
                         {
                             "choices": [
                                 {
-                                    "message": {"role": "assistant", "content": said.get("text")},
+                                    "message": {"role": "assistant", "content": said.get("text")}
+                                    | ({"refusal": said["refusal"]} if "refusal" in said else {}),
                                     "finish_reason": said.get("finish", "stop"),
                                 }
                             ],
-                            "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+                            "usage": said.get("usage", {"prompt_tokens": 10, "completion_tokens": 3}),
                         }
                     )
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     self.send_response(said.get("status", 200))
                     for name, value in said.get("headers", {}).items():
                         self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(raw.encode())))
+                    if "endless" in said:
+                        self.send_header("Connection", "close")
+                        self.end_headers()
+                        while True:
+                            self.wfile.write(b'{"choices": [' + b" " * 65536)
+                    body = raw.encode()
+                    self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
-                    self.wfile.write(raw.encode())
+                    self.wfile.write(body[: said.get("cut")])
+                    self.close_connection = "cut" in said
 
             def log_message(self, *args):
                 pass

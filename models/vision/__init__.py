@@ -1,0 +1,1 @@
+"""Images as arrays: the canonical form that digests are made from, and what can be seen without a model."""

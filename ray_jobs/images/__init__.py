@@ -1,0 +1,1 @@
+"""Reading images that nobody vouches for: located, fetched, measured and decoded without trusting a byte of them."""

@@ -1,0 +1,48 @@
+"""The contract of `ImageStore`, held by a local folder and by object storage alike."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ray_jobs.artifacts import ArtifactStore
+from ray_jobs.images.store import ImageStore
+
+FIRST, SECOND = "ab" * 16, "cd" * 16
+
+
+@pytest.fixture(params=["local", pytest.param("object_storage", marks=pytest.mark.services)])
+def store(request, tmp_path):
+    if request.param == "local":
+        return ImageStore.of(ArtifactStore(str(tmp_path / "artifacts")))
+    options = request.getfixturevalue("object_store")
+    return ImageStore.of(ArtifactStore(f"s3://lake/{tmp_path.name}", options))
+
+
+def test_what_is_put_is_got(store):
+    assert FIRST not in store
+    assert store.put(FIRST, b"one") and not store.put(FIRST, b"other")
+    assert FIRST in store and store.get(FIRST) == b"one", "a digest names its content"
+    store.put(SECOND, b"two")
+    assert store.get_many([SECOND, None, FIRST, SECOND]) == [b"two", None, b"one", b"two"]
+    assert pickle.loads(pickle.dumps(store)) == store and pickle.loads(pickle.dumps(store)).get(FIRST) == b"one"
+
+
+def test_what_is_missing_is_named(store):
+    with pytest.raises(FileNotFoundError, match=f"Image {FIRST} is not in .*/images: materialize captions/item_images"):
+        store.get_many([FIRST])
+    for digest in ("", "../../etc/passwd", "a/b"):
+        with pytest.raises(ValueError, match="is no pixel digest"):
+            store.get(digest)
+
+
+def test_writers_of_one_image_do_not_meet(store):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.put(FIRST, bytes(100_000)), range(16)))
+    assert store.get(FIRST) == bytes(100_000)
+
+
+def test_a_folder_holds_whole_files_only(tmp_path):
+    store = ImageStore(str(tmp_path))
+    store.put(FIRST, b"one")
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()] == [f"images/ab/{FIRST}.jpg"]
