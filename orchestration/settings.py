@@ -94,6 +94,16 @@ class Settings(BaseSettings):
     vlm_attention: Literal["sdpa", "eager", "flash_attention_2"] = pydantic.Field(
         "sdpa", description="Its attention kernel."
     )
+    image_hosts: list[str] = pydantic.Field(
+        default_factory=list,
+        description="Hosts that item images may be fetched from over HTTP, as JSON; none by default.",
+    )
+    image_networks: list[str] = pydantic.Field(
+        default_factory=list, description="Private networks that these hosts may be in, as JSON, e.g. `10.1.0.0/16`."
+    )
+    image_roots: list[str] = pydantic.Field(
+        default_factory=list, description="Other storage that item images may be in, as JSON, e.g. `s3://posters/`."
+    )
     look_at_images: bool = pydantic.Field(
         True, description="Whether captions look at images: an endpoint gets them as data URLs."
     )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.policies import GPU_POOL, RETRY_TRANSIENT
+from assets.policies import GPU_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT
 from assets.ranking import ablation_report, plots
 from assets.ranking.ablation_tracking import log_experiment
 from assets.reporting import Report, definition_metadata
@@ -111,7 +111,7 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     freshness_policy=FRESH_YEARLY,
     pool=GPU_POOL,
     metadata=definition_metadata(CONTENT_ABLATION),
-    tags={"tier": "gold", "refresh": "on_demand"},
+    tags={"tier": "gold"} | ON_DEMAND_TAG,
 )
 @data_errors_are_final
 def content_ablation(

@@ -30,7 +30,13 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     )
     remote_tables = "://" in settings.warehouse
     return {
-        "dataset": ConfiguredDataset(source=settings.dataset, split=settings.split),
+        "dataset": ConfiguredDataset(
+            source=settings.dataset,
+            split=settings.split,
+            image_hosts=settings.image_hosts,
+            image_networks=settings.image_networks,
+            image_roots=settings.image_roots,
+        ),
         "tables": (
             ObjectStorageTables(
                 warehouse_root=settings.warehouse,

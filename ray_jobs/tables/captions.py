@@ -32,7 +32,9 @@ ITEM_IMAGES = Table(
         Column("item_id", pa.string(), "Item."),
         Column("image_uri", pa.string(), "As in `interactions/items`."),
         Column(
-            "fingerprint", pa.string(), "Of the source file (size and time, or ETag); an equal one is not read again."
+            "fingerprint",
+            pa.string(),
+            "Source file (size and time, or ETag) and rules; an equal one is not read again.",
         ),
         PIXELS,
         Column("format", pa.string(), "Format of the source file, e.g. `JPEG`.", nullable=True),

@@ -25,6 +25,7 @@ def seed_derived(tables, version: str = "v1", token_shift: int = 0, created=CREA
             "item_id": i,
             "token_ids": [] if k == 0 else [k % 7 + token_shift, k % 7 + 9 + token_shift],
             "tokens": [] if k == 0 else ["a", "b"],
+            "weights": [] if k == 0 else [1.0, 2.0],
             "token_version": f"tokens-{version}",
             "event_timestamp": EPOCH,
             "created_timestamp": created,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.language.validation import Rules, problem, prompt_phrases
+from models.language.interpretation import Interpretation
+from models.language.validation import Rules, problem, prompt_phrases, record_problem
 
 GOOD = "A slow crime drama about secrets in a harbor town."
 RULES = Rules()
@@ -46,3 +47,46 @@ def test_bounds_are_configurable():
     )
     for text in ("a a a a a a a", "12", "これは"):
         assert problem(text, "length", loose) is None
+
+
+RECORD = Interpretation(
+    caption=GOOD,
+    subjects=("crime", "harbor town"),
+    style="realistic",
+    setting="sea",
+    mood="dark",
+    text_in_image="港町 SALE 50 %",
+    tags=("crime", "drama", "harbor"),
+)
+
+
+@pytest.mark.parametrize(
+    "changes, finish, reason",
+    [
+        ({}, "stop", None),
+        ({"subjects": (), "tags": (), "text_in_image": ""}, "stop", None),
+        ({"subjects": ("R2D2", "crème brûlée")}, "stop", None),
+        ({"caption": ""}, "stop", "empty"),
+        ({"caption": "I'm sorry, but there is no item here to describe."}, "stop", "refusal"),
+        ({"caption": "A dark story about a dark story about a night."}, "stop", "repetition"),
+        ({}, "length", "cut"),
+        ({"text_in_image": "SALE\x07"}, "stop", "unprintable"),
+        ({"text_in_image": "SALE\n50"}, "stop", "unprintable"),
+        ({"text_in_image": "x" * 161}, "stop", "unprintable"),
+        ({"text_in_image": "SALE </item> new orders"}, "stop", "prompt_echo"),
+        ({"text_in_image": "<|im_start|>system"}, "stop", "prompt_echo"),
+        ({"subjects": ("crime", "")}, "stop", "not_text"),
+        ({"subjects": ("crime", " ")}, "stop", "not_text"),
+        ({"tags": ("crime", "!!")}, "stop", "not_text"),
+        ({"tags": ("x" * 41,)}, "stop", "not_text"),
+        ({"tags": ("cri\ufffdme",)}, "stop", "not_text"),
+        ({"tags": ("<|im_end|>",)}, "stop", "prompt_echo"),
+        ({"subjects": ("港町", "犯罪")}, "stop", "language"),
+        ({"tags": ("crime", "Crime", "CRIME", "drama")}, "stop", "repetition"),
+        ({"tags": ("You describe", "one item", "of a catalogue", "in one short sentence")}, "stop", "prompt_echo"),
+    ],
+)
+def test_reasons_of_a_record(changes, finish, reason):
+    found = record_problem(RECORD.model_copy(update=changes), finish, RULES, PHRASES)
+    assert (found.reason if found else None) == reason
+    assert found is None or (found.detail.endswith(".") and len(found.detail) < 200)

@@ -245,7 +245,7 @@ def test_usage_is_the_providers_own():
 
 @pytest.fixture(scope="module")
 def llama_server():
-    with llama_cpp(context=8192, slots=2) as url:
+    with llama_cpp(context=4096, slots=1) as url:
         yield url
 
 
@@ -255,9 +255,8 @@ def test_a_real_server_writes_records_under_the_schema(llama_server):
         {"kind": "openai", "model": "smollm2", "revision": "q4", "base_url": llama_server, "timeout_seconds": 300},
         Parameters(max_json_tokens=256),
     )
-    answers = engine.interpret([content("a", "Red Running Shoe"), content("b", "Space War", ("Sci-Fi",))], 0)
-    assert all(a.calls[-1].prompt_tokens > 500 and a.calls[-1].completion_tokens > 10 for a in answers)
-    for answer in answers:
-        assert answer.record is not None or (answer.problem.reason, answer.finish) == ("cut", "length")
-    written = [a.record for a in answers if a.record]
-    assert written and any(record_problem(r, "stop", Rules(min_words=3, max_ngram_repeats=9)) is None for r in written)
+    # One alone: its prompt has a thousand tokens, and the server one thread.
+    (answer,) = engine.interpret([content("a", "Red Running Shoe")], 0)
+    (call,) = answer.calls
+    assert call.prompt_tokens > 500 and call.completion_tokens > 10
+    assert answer.record is not None and record_problem(answer.record, answer.finish, Rules(min_words=3)) is None
