@@ -68,7 +68,10 @@ def _scored(spec: CandidateSpec) -> list[str]:
         return _of(_TRAINING, f"item_id {_RECENT}")
     read = _of(_TRAINING, f"user_id item_id {_COUNTS} {_RECENT}")
     if "tokens" in spec.inputs:
-        read += [*_of(_TRAINING, "item_token_ids item_token_version"), *_of("captions/caption_tokens", "token_ids weights")]
+        read += [
+            *_of(_TRAINING, "item_token_ids item_token_version"),
+            *_of("captions/caption_tokens", "token_ids weights"),
+        ]
     if "summary" in spec.inputs:
         read += _of(_TRAINING, "user_summary user_summary_scales user_summary_version")
     return read
