@@ -66,10 +66,10 @@ def parse(text: str, vocabulary: Vocabulary) -> Interpretation | Problem:
     Returns:
         The record, or why it is none.
     """
-    said = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
         # A grammar lets raw control characters into strings; validation tells them apart.
-        found = Interpretation.model_validate(json.loads(said, strict=False))
+        found = Interpretation.model_validate(json.loads(bare, strict=False))
     except (ValueError, RecursionError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
         return Problem("schema", f"The answer is not the JSON that was asked for: {first}.")
@@ -82,4 +82,15 @@ def parse(text: str, vocabulary: Vocabulary) -> Interpretation | Problem:
             return Problem(
                 "schema", f"The answer's {name} '{getattr(found, name)[:WORD_CHARS]}' is none of the prompt's."
             )
+    # Not every endpoint keeps to the schema, and a grammar counts broken characters in another way.
+    for name, most, chars in (
+        ("caption", 1, CAPTION_CHARS),
+        ("text_in_image", 1, TEXT_CHARS),
+        ("subjects", MAX_SUBJECTS, WORD_CHARS),
+        ("tags", MAX_TAGS, WORD_CHARS),
+    ):
+        said = getattr(found, name)
+        texts = [said] if isinstance(said, str) else said
+        if len(texts) > most or any(len(text) > chars for text in texts):
+            return Problem("schema", f"The answer's {name} is longer than was asked for.")
     return found

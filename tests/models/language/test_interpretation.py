@@ -37,6 +37,10 @@ def test_a_record_is_taken_with_or_without_a_fence(wrap):
         json.dumps(SAID | {"style": "purple"}),
         json.dumps(SAID | {"tags": "thing"}),
         json.dumps(SAID | {"caption": 7}),
+        json.dumps(SAID | {"caption": "long " * 60}),
+        json.dumps(SAID | {"text_in_image": "x" * 161}),
+        json.dumps(SAID | {"tags": ["x" * 41]}),
+        json.dumps(SAID | {"subjects": ["thing"] * 7}),
     ],
     ids=lambda t: t[:30],
 )
