@@ -18,7 +18,7 @@ from models.language.captions import CLOSE
 from models.language.interpretation import Interpretation
 from models.language.words import content_words
 from ray_jobs.caption_plan import Config, Plan, read_frame
-from ray_jobs.captioner import CANARY, Captioner
+from ray_jobs.captioner import CANARY, NO_ROOM, Captioner, Outcome
 from ray_jobs.interpretation.interpreter import Content
 from ray_jobs.tables.captions import CAPTION_CANARIES, CAPTION_STORE, RECORD
 
@@ -159,13 +159,13 @@ def watch(config: Config, done: Plan, captioner: Captioner) -> int:
         ).iter_rows()
     )
     asked = [c for c in canaries(known) if (c.kind, c.item_id) not in earlier]
-    outcomes = {o.content.key: o for o in captioner.caption([c.content for c in asked])}
-    captioner.keep_accounts(list(outcomes.values()), CANARY)
+    outcomes: dict[str, Outcome] = {}
+    captioner.caption([c.content for c in asked], CANARY, outcomes)
     now = dt.datetime.now(dt.UTC)
     kept = []
     for canary in asked:
-        if canary.content.key not in outcomes:
-            continue  # The budget had no room for it.
+        if canary.content.key not in outcomes or outcomes[canary.content.key].problem == NO_ROOM:
+            continue
         changed = outcomes[canary.content.key].record
         passed, detail = judge(canary.kind, canary.original, changed)
         kept.append(

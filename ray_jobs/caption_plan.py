@@ -15,7 +15,8 @@ from models.language.validation import Rules
 from models.language.words import content_words
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.interpretation.interpreter import InterpretationParameters, InterpreterConfig
-from ray_jobs.prompts import load_prompt, prompt_digest
+from ray_jobs.interpretation.prompting import interpretation_prompt
+from ray_jobs.prompts import prompt_digest
 from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE, ITEM_CAPTIONS, ITEM_IMAGES, RECORD
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.warehouse import Table, Warehouse
@@ -197,7 +198,9 @@ def plan(config: Config) -> Plan:
     # Rows of one batch are of about one length; the order does not depend on the items' order.
     wanted = wanted.sort(pl.col("text").str.len_chars(), "content_key", descending=[True, False])
     num_images = wanted.height - wanted["pixel_digest"].null_count()
-    shown = sum(len(text) for text in wanted["text"]) + shared_chars(load_prompt(config.prompt)) * wanted.height
+    prompt = interpretation_prompt(config.prompt)
+    shared = prompt.messages(0) if config.interpreter.kind == "evidence" else prompt.json_messages(0)
+    shown = sum(len(text) for text in wanted["text"]) + sum(len(m.content) for m in shared) * wanted.height
     prompt_tokens = int(shown / CHARS_PER_TOKEN)
     if config.interpreter.kind != "evidence":
         prompt_tokens += IMAGE_TOKENS * num_images
@@ -213,11 +216,6 @@ def plan(config: Config) -> Plan:
         completion_tokens,
         config.interpreter.engine.usd(prompt_tokens, completion_tokens),
     )
-
-
-def shared_chars(prompt: dict[str, Any]) -> int:
-    """Characters of what every request says: instruction and examples."""
-    return len(prompt["system"]) + sum(len(str(v)) for e in prompt["examples"] for v in e.values())
 
 
 def item_captions(config: Config, items: pl.DataFrame | None = None) -> pa.Table:

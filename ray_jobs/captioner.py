@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +14,14 @@ from models.language.validation import Problem, prompt_phrases, record_problem
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import Config, read_frame
 from ray_jobs.images.store import ImageStore
-from ray_jobs.interpretation.interpreter import DETERMINISTIC, INVALID, Answer, Content, Interpreter
+from ray_jobs.interpretation.interpreter import DETERMINISTIC, INVALID, TRANSIENT, Answer, Content, Interpreter
 from ray_jobs.interpretation.loading import load_interpreter
 from ray_jobs.interpretation.prompting import interpretation_prompt
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
 CAPTION, CANARY = "caption", "canary"
-COUNTS = ("done", "stored", "dead", "deferred", "calls", "failed_calls", "prompt_tokens", "completion_tokens")
+COUNTS = ("done", "stored", "dead", "deferred", "calls", "completion_tokens")
+NO_ROOM = Problem("budget", "The budget had no room for a repair: materialize again with a new budget.")
 
 
 class Outcome(NamedTuple):
@@ -78,30 +79,32 @@ class Captioner:
             for i, image in zip(rows, self.pictures(pixels), strict=True)
         ]
         lost = {c.key for c, p in zip(contents, pixels, strict=True) if p is not None and c.image is None}
-        outcomes = self.caption([c for c in contents if c.key not in lost])
-        outcomes += [_image_is_gone(c) for c in contents if c.key in lost]
-        by_key = {keys[i]: i for i in rows}
+        places = {keys[i]: (str(batch["item_id"][i]), batch["pixel_digest"][i]) for i in rows}
+        found = {c.key: _image_is_gone(c) for c in contents if c.key in lost}
+        finished = False
+        try:
+            self.caption([c for c in contents if c.key not in lost], CAPTION, found)
+            finished = True
+        finally:
+            # What was answered before the model went away was paid for, too; what was to be repaired stays open.
+            kept = [o for o in found.values() if finished or o.record]
+            stored, dead = self._store(kept, places)
+        calls = [call for o in found.values() for a in o.answers for call in a.calls]
+        deferred = len(rows) - len(found) + sum(o.problem == NO_ROOM for o in found.values())
+        counts = (len(keys), stored, dead, deferred, len(calls), sum(c.completion_tokens for c in calls))
+        traces = json.dumps([trace_of(o, places[o.content.key][0]) for o in list(found.values())[:2]])
+        return {name: np.array([n]) for name, n in zip(COUNTS, counts, strict=True)} | {"traces": np.array([traces])}
+
+    def _store(self, outcomes: Sequence[Outcome], places: Mapping[str, tuple[str, Any]]) -> tuple[int, int]:
+        """Appends records and dead letters; returns how many of each."""
         now = dt.datetime.now(dt.UTC)
-        stored = [
-            _stored(o, batch["pixel_digest"][by_key[o.content.key]], self.config, now) for o in outcomes if o.record
+        stored = [_stored(o, places[o.content.key][1], self.config, now) for o in outcomes if o.record]
+        dead = [
+            _dead(o, places[o.content.key][0], self.config, now) for o in outcomes if o.problem not in (None, NO_ROOM)
         ]
-        dead = [_dead(o, str(batch["item_id"][by_key[o.content.key]]), self.config, now) for o in outcomes if o.problem]
-        self.keep_accounts(outcomes, CAPTION)
         self.config.warehouse.append(CAPTION_STORE, pa.Table.from_pylist(stored, CAPTION_STORE.schema))
         self.config.warehouse.append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(dead, CAPTION_DEAD_LETTERS.schema))
-        calls = [call for o in outcomes for a in o.answers for call in a.calls]
-        counts = (
-            len(keys),
-            len(stored),
-            len(dead),
-            len(rows) - len(outcomes),
-            len(calls),
-            sum(c.outcome != "ok" for c in calls),
-            sum(c.prompt_tokens for c in calls),
-            sum(c.completion_tokens for c in calls),
-        )
-        traces = json.dumps([trace_of(o, str(batch["item_id"][by_key[o.content.key]])) for o in outcomes[:2]])
-        return {name: np.array([n]) for name, n in zip(COUNTS, counts, strict=True)} | {"traces": np.array([traces])}
+        return len(stored), len(dead)
 
     def pictures(self, digests: Sequence[Any]) -> list[bytes | None]:
         """Canonical images; None for None, and for what the image store lost."""
@@ -110,26 +113,40 @@ class Captioner:
         except FileNotFoundError:
             return [self.images.get(d) if d is not None and d in self.images else None for d in digests]
 
-    def caption(self, contents: Sequence[Content]) -> list[Outcome]:
-        """Asks, validates and asks again where that may help. Contents that the budget has no room for are left out."""
-        found: dict[str, Outcome] = {}
-        open_ = list(contents)
-        for attempt in range(self.config.parameters.tries):
-            waiting = open_
-            while waiting:
-                asked, reserved = self._afford(waiting)
-                if not asked:
-                    break
-                waiting = waiting[len(asked) :]
-                answers = self.interpreter.interpret(asked, attempt)
-                found |= {
-                    c.key: self._outcome(c, (*(found[c.key].answers if attempt else ()), a))
-                    for c, a in zip(asked, answers, strict=True)
-                }
-                spent = sum(c.prompt_tokens + c.completion_tokens for a in answers for c in a.calls)
-                self._on_budget("settle", reserved, spent)
-            open_ = [c for c in open_ if c.key in found and found[c.key].error_class == INVALID]
-        return [found[c.key] for c in contents if c.key in found]
+    def caption(self, contents: Sequence[Content], purpose: str, found: dict[str, Outcome]) -> None:
+        """Asks, validates and asks again where that may help, and accounts for every request, whatever happens.
+
+        Args:
+            contents: What is to be interpreted.
+            purpose: `CAPTION` or `CANARY`.
+            found: Takes what became of each content, by key. A content that was never asked about, because the budget
+                had no room for it, is not among them; one whose repair had no room has the problem `NO_ROOM`.
+        """
+        asked_for: dict[str, Outcome] = {}
+        try:
+            open_ = list(contents)
+            for attempt in range(self.config.parameters.tries):
+                waiting = open_
+                while waiting:
+                    asked, reserved = self._afford(waiting)
+                    if not asked:
+                        break
+                    waiting = waiting[len(asked) :]
+                    answers = self.interpreter.interpret(asked, attempt)
+                    asked_for |= {
+                        c.key: self._outcome(c, (*(asked_for[c.key].answers if attempt else ()), a))
+                        for c, a in zip(asked, answers, strict=True)
+                    }
+                    spent = sum(c.prompt_tokens + c.completion_tokens for a in answers for c in a.calls)
+                    self._on_budget("settle", reserved, spent)
+                if attempt:
+                    asked_for |= {
+                        c.key: asked_for[c.key]._replace(problem=NO_ROOM, error_class=TRANSIENT) for c in waiting
+                    }
+                open_ = [c for c in open_ if c.key in asked_for and asked_for[c.key].error_class == INVALID]
+        finally:
+            found |= asked_for
+            self._keep_accounts(list(asked_for.values()), purpose)
 
     def _outcome(self, content: Content, answers: tuple[Answer, ...]) -> Outcome:
         """What the last answer makes of a content."""
@@ -149,13 +166,15 @@ class Captioner:
 
     def _on_budget(self, method: str, *arguments: Any) -> Any:
         """Calls a method of the budget, wherever it is."""
-        if self.budget is None or isinstance(self.budget, Budget):
-            return getattr(self.budget, method)(*arguments) if self.budget else None
+        if self.budget is None:
+            return None
+        if isinstance(self.budget, Budget):
+            return getattr(self.budget, method)(*arguments)
         import ray
 
         return ray.get(getattr(self.budget, method).remote(*arguments))
 
-    def keep_accounts(self, outcomes: Sequence[Outcome], purpose: str) -> None:
+    def _keep_accounts(self, outcomes: Sequence[Outcome], purpose: str) -> None:
         """Writes a row of the call ledger for every request that was made."""
         price = self.config.interpreter.engine
         now = dt.datetime.now(dt.UTC)

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 from orchestration.quiet import be_quiet
-from tests.services import postgres_server, postgres_url, redis_port, redis_server  # noqa: F401
+from tests.services import object_store, postgres_server, postgres_url, redis_port, redis_server  # noqa: F401
 
 _session_home = tempfile.TemporaryDirectory(prefix="belvedere-tests-")
 os.environ["BELVEDERE_HOME"] = _session_home.name

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis for contract tests, started from Debian's binaries on free ports.
+"""Real PostgreSQL, Redis and S3 (moto) for contract tests, started on free ports; the first two from Debian.
 
 Not by pytest-postgresql: PostgreSQL refuses to run as root, which containers and CI are, and the plug-in starts it
 as whoever runs the tests.
@@ -10,6 +10,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -163,3 +164,30 @@ def redis_port(redis_server) -> Iterator[int]:
         client.flushall()
         yield redis_server
         client.flushall()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Credentials of a real S3 server (moto) with the bucket ``lake``, as `deltalake` takes them."""
+    import boto3
+
+    port = free_port()
+    options = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    # In a process of its own: deltalake holds the GIL while it waits for an answer.
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, tmp_path_factory.mktemp("moto")):
+        client = boto3.client(
+            "s3",
+            endpoint_url=options["AWS_ENDPOINT_URL"],
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket="lake")
+        yield options

@@ -1,14 +1,13 @@
 """What captions look like in the Dagster UI: examples as a table, plots."""
 
-import base64
 import collections
-import io
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 
+from assets.figures import blank, shown
 from assets.resources import Tables
 from ray_jobs.tables.interactions import ITEMS
 
@@ -60,37 +59,15 @@ def caption_figures(captions: pa.Table) -> dict[str, Any]:
 def histogram(sizes: np.ndarray, *, title: str, label: str) -> dg.MetadataValue:
     """Histogram of whole numbers, one bar a number."""
     values, counts = np.unique(sizes, return_counts=True)
-    figure, axis = _axis(title)
+    figure, axis = blank()
     axis.bar(values, counts, color="#4a6fa5")
-    axis.set(xlabel=label, ylabel="items")
-    return inline(figure, title)
+    axis.set(title=title, xlabel=label, ylabel="items")
+    return shown(figure, title)
 
 
 def bars(counts: dict[str, int], *, title: str) -> dg.MetadataValue:
     """One horizontal bar a name, largest on top."""
-    figure, axis = _axis(title)
+    figure, axis = blank()
     axis.barh(list(counts)[::-1], list(counts.values())[::-1], color="#4a6fa5")
-    axis.set(xlabel="items")
-    return inline(figure, title)
-
-
-def _axis(title: str) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 2.6))
-    axis.set_title(title)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
-
-
-def inline(figure: Any, title: str) -> dg.MetadataValue:
-    """A figure as an image inside Markdown; closes the figure."""
-    import matplotlib.pyplot as plt
-
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=72, bbox_inches="tight")
-    plt.close(figure)
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})")
+    axis.set(title=title, xlabel="items")
+    return shown(figure, title)

@@ -1,6 +1,5 @@
 """What item images look like in the Dagster UI: a contact sheet, their sizes, and a table of what is quarantined."""
 
-import base64
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from assets.captions.charts import markdown_table
 from assets.features.plots import histogram
+from assets.figures import image_markdown
 
 if TYPE_CHECKING:
     from ray_jobs.images.store import ImageStore
@@ -38,17 +39,15 @@ def contact_sheet(rows: pl.DataFrame, store: "ImageStore") -> dg.MetadataValue:
             sheet.paste(image, (place % COLUMNS * (CELL + GAP), place // COLUMNS * (CELL + GAP)))
     sink = io.BytesIO()
     sheet.save(sink, format="JPEG", quality=80)
-    return dg.MetadataValue.md(f"![contact sheet](data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()})")
+    return dg.MetadataValue.md(image_markdown(sink.getvalue(), "contact sheet", "jpeg"))
 
 
 def quarantine_markdown(rows: pl.DataFrame) -> str:
     """A Markdown table of quarantined images: the first few of every reason."""
     bad = rows.filter(pl.col("reason").is_not_null())
     shown = bad.group_by("reason", maintain_order=True).head(2).head(SAMPLES)
-    lines = ["| item | image | reason | what to do |", "|---|---|---|---|"]
-    for row in shown.select("item_id", "image_uri", "reason", "detail").iter_rows():
-        lines.append("| " + " | ".join(_cell(value) for value in row) + " |")
-    return "\n".join(lines)
+    rows_shown = shown.select("item_id", "image_uri", "reason", "detail").iter_rows()
+    return markdown_table(["item", "image", "reason", "what to do"], [[_cell(v) for v in row] for row in rows_shown])
 
 
 def _cell(text: str) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from assets.captions.charts import EXAMPLES, histogram, inline, markdown_table, titles_of
+from assets.captions.charts import EXAMPLES, histogram, markdown_table, titles_of
+from assets.figures import blank, shown
 from assets.resources import Tables
 
 MOST_FREQUENT = 8
@@ -21,9 +22,9 @@ def fields_markdown(vocabulary: pa.Table, sets: pa.Table) -> str:
     rows = []
     for field in terms["field"].unique().sort():
         own = counted.filter(pl.col("field") == field).sort("count", "term", descending=[True, False])
-        shown = ", ".join(term.split(":", 1)[1] for term in own["term"].head(MOST_FREQUENT))
+        frequent = ", ".join(term.split(":", 1)[1] for term in own["term"].head(MOST_FREQUENT))
         size = terms.filter(pl.col("field") == field).height
-        rows.append([field, f"{size:,}", f"{own['count'].sum() / max(len(used), 1):.1%}", shown])
+        rows.append([field, f"{size:,}", f"{own['count'].sum() / max(len(used), 1):.1%}", frequent])
     return markdown_table(["field", "terms", "share of tokens", "most frequent tokens"], rows)
 
 
@@ -35,8 +36,8 @@ def tokens_markdown(tables: Tables, captions: pa.Table, sets: pa.Table) -> str:
     rows = []
     for row in picked.select(["item_id", "tokens", "weights"]).to_pylist():
         order = np.argsort(-np.array(row["weights"]), kind="stable")
-        shown = ", ".join(row["tokens"][i] for i in order)
-        rows.append([titles.get(row["item_id"], row["item_id"]), said[row["item_id"]], shown])
+        telling = ", ".join(row["tokens"][i] for i in order)
+        rows.append([titles.get(row["item_id"], row["item_id"]), said[row["item_id"]], telling])
     return markdown_table(["title", "caption", "tokens"], rows)
 
 
@@ -50,15 +51,11 @@ def token_figures(vocabulary: pa.Table, sets: pa.Table) -> dict[str, Any]:
 
 
 def _ranks(vocabulary: pa.Table) -> dg.MetadataValue:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.8), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = blank(6, 2.8)
     terms = pl.DataFrame(vocabulary).with_columns(pl.col("items").cast(pl.Float64))
     for field in terms["field"].unique().sort():
         items = terms.filter(pl.col("field") == field)["items"].sort(descending=True).to_numpy()
         axes.plot(np.arange(1, len(items) + 1), items, label=field, marker=".", markersize=3, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="rank of the term", ylabel="items of the training period")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
-    return inline(figure, "Items of each term by rank")
+    return shown(figure, "Items of each term by rank")

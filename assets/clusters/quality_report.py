@@ -1,38 +1,22 @@
 """What the quality of semantic IDs looks like in the Dagster UI: numbers, one table, one plot."""
 
-import base64
-import io
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 
+from assets.figures import blank, shown
+
 if TYPE_CHECKING:
     from ray_jobs.codebook_artifacts import Assessment
 
 
-def png_markdown(figure: Any, title: str) -> dg.MetadataValue:
-    """A matplotlib figure as an image inside Markdown metadata; closes the figure."""
-    import matplotlib.pyplot as plt
-
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=72, bbox_inches="tight")
-    plt.close(figure)
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})")
-
-
 def histogram(sizes: np.ndarray, *, title: str, unit: str) -> dg.MetadataValue:
     """Histogram of group sizes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 2.6))
+    figure, axis = blank()
     axis.hist(sizes, bins=min(30, max(5, len(np.unique(sizes)))), color="#4a6fa5")
     axis.set(title=title, xlabel=f"items in a {unit}", ylabel=f"number of {unit}s")
-    axis.spines[["top", "right"]].set_visible(False)
-    return png_markdown(figure, title)
+    return shown(figure, title)
 
 
 def quality_metadata(assessment: "Assessment") -> dict[str, Any]:

@@ -1,16 +1,8 @@
 """Plots of the stage, as Markdown images that the Dagster UI shows."""
 
-import base64
-import io
-from typing import Any
-
 import polars as pl
 
-
-def _as_markdown(figure: Any, title: str) -> str:
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=80, bbox_inches="tight")
-    return f"![{title}](data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()})"
+from assets.figures import image_markdown, png
 
 
 def events_by_day(days: pl.DataFrame) -> str:
@@ -27,7 +19,7 @@ def events_by_day(days: pl.DataFrame) -> str:
     axes.set_ylabel("events")
     axes.set_title("Events by UTC day")
     axes.tick_params(axis="x", rotation=30)
-    return _as_markdown(figure, "events by day")
+    return image_markdown(png(figure), "events by day")
 
 
 def refusals_by_reason(reasons: pl.DataFrame) -> str:
@@ -43,7 +35,7 @@ def refusals_by_reason(reasons: pl.DataFrame) -> str:
     axes.barh(reasons["reason"].to_list(), reasons["len"].to_list())
     axes.set_xlabel("rows")
     axes.set_title("Rows in quarantine by reason")
-    return _as_markdown(figure, "rows in quarantine by reason")
+    return image_markdown(png(figure), "rows in quarantine by reason")
 
 
 def examples_by_split(sizes: dict[str, int]) -> str:
@@ -60,4 +52,4 @@ def examples_by_split(sizes: dict[str, int]) -> str:
     axes.set_ylabel("examples")
     axes.set_title("Examples by split")
     axes.tick_params(axis="x", rotation=20)
-    return _as_markdown(figure, "examples by split")
+    return image_markdown(png(figure), "examples by split")

@@ -1,11 +1,12 @@
 """Plots of the stage `ranking`, as PNG bytes."""
 
-import base64
-import io
 from typing import Any
 
 import dagster as dg
 import numpy as np
+
+from assets.figures import image_markdown
+from assets.figures import png as _png
 
 
 def _figure(width: float = 5.0, height: float = 3.4) -> tuple[Any, Any]:
@@ -15,15 +16,9 @@ def _figure(width: float = 5.0, height: float = 3.4) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _png(figure: Any) -> bytes:
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png")
-    return sink.getvalue()
-
-
 def inline(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
     """A PNG as Markdown that the Dagster UI shows."""
-    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return dg.MetadataValue.md(image_markdown(png, alt))
 
 
 def roc(score_N: np.ndarray, label_N: np.ndarray) -> bytes:

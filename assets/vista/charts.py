@@ -1,16 +1,12 @@
 """The plot of a training."""
 
-import base64
-import io
-
 import dagster as dg
+
+from assets.figures import shown
 
 
 def training_curve(history: list[dict[str, float]], best_epoch: int) -> dg.MarkdownMetadataValue:
     """Loss on train and AUC on valid, by epoch, as an image in Markdown."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3), layout="constrained")
@@ -25,8 +21,4 @@ def training_curve(history: list[dict[str, float]], best_epoch: int) -> dg.Markd
     aucs.set(title="AUC on valid", xlabel="epoch")
     for axis in (losses, aucs):
         axis.xaxis.get_major_locator().set_params(integer=True)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=80)
-    return dg.MetadataValue.md(
-        f"![training curve](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
-    )
+    return shown(figure, "training curve")

@@ -6,9 +6,11 @@ import pytest
 from feature_repo.versions import ContentVersionError, require_rows_of
 
 
-def test_rows_of_the_expected_version_and_rows_without_pass():
-    require_rows_of("v1", pa.array(["v1", None, "v1"]), "view.token_version")
-    require_rows_of("v1", pa.array([None, None], pa.string()), "view.token_version")
+@pytest.mark.parametrize("carried", [["v1", None, "v1"], [None, None], []])
+def test_rows_of_the_expected_version_and_rows_without_pass_and_any_other_row_does_not(carried):
+    assert require_rows_of("v1", pa.array(carried, pa.string()), "view.token_version") is None
+    with pytest.raises(ContentVersionError):
+        require_rows_of("v1", pa.array([*carried, "v0"], pa.string()), "view.token_version")
 
 
 def test_rows_of_another_version_are_refused():

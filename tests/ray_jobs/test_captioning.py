@@ -8,72 +8,27 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import psutil
 import pyarrow as pa
 import pytest
 
-from models.language.validation import Rules
 from ray_jobs import captioning
-from ray_jobs.caption_plan import EPOCH, Config, compare_revisions, item_captions, plan
+from ray_jobs.caption_plan import EPOCH, Config, item_captions, plan
 from ray_jobs.captioner import Captioner
-from ray_jobs.interpretation.interpreter import Content, InterpretationParameters, InterpreterConfig
-from ray_jobs.interpretation.loading import load_interpreter
-from ray_jobs.language.engine import LanguageEngineConfig
-from ray_jobs.prompts import load_prompt
+from ray_jobs.interpretation.interpreter import InterpreterConfig
 from ray_jobs.tables.captions import (
     CALL_LEDGER,
-    CAPTION_CANARIES,
-    CAPTION_DEAD_LETTERS,
     CAPTION_STORE,
-    ITEM_CAPTIONS,
 )
 from ray_jobs.tables.interactions import ITEMS
-from tests.factories import CREATED, seed_interactions
+from tests.factories import seed_interactions
+from tests.ray_jobs.captioned import ANYTHING, SHORT, as_batch, caption_all, config_for, store, write_items
 from tests.ray_jobs.language.checkpoints import tiny_config, tiny_llama
-from tests.ray_jobs.language.fault_server import FaultServer
-
-# A random model writes no English: these bounds take whatever it writes, so that the job's own work can be seen.
-ANYTHING = Rules(
-    min_words=0,
-    max_words=999,
-    max_chars=9999,
-    min_latin_share=0,
-    min_letter_share=0,
-    max_ngram_repeats=999,
-    min_distinct_share=0,
-    allow_cut=True,
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny_llama(tmp_path_factory.mktemp("tiny"), context=4096, every_byte=False)
-
-
-SHORT = InterpretationParameters(max_new_tokens=8)
-
-
-def evidence_of(folder, **changes):
-    return InterpreterConfig(kind="evidence", engine=tiny_config(folder, **({"batch_size": 8} | changes)))
-
-
-def config_for(tables, folder, **changes):
-    return Config(
-        **{
-            "warehouse": tables.warehouse(),
-            "artifacts": tables.artifacts(),
-            "interpreter": evidence_of(folder),
-            "rules": ANYTHING,
-            "parameters": SHORT,
-            "canaries": 0,
-            "run_id": "r1",
-            "batch_size": 4,
-            "cpus_per_actor": 1.0,
-        }
-        | changes
-    )
 
 
 @pytest.mark.parametrize(
@@ -94,47 +49,6 @@ def test_pool_follows_engine_and_cluster(tables, engine, changes, nodes, gpus, p
     interpreter = InterpreterConfig(kind=kind, engine=tiny_config(Path("x"), **engine))
     config = Config(warehouse=tables.warehouse(), artifacts=tables.artifacts(), interpreter=interpreter, **changes)
     assert config.pool(nodes, gpus) == pool
-
-
-def write_items(tables, titles, version="1"):
-    rows = [
-        {
-            "item_id": f"i{n}",
-            "title": title,
-            "description": None,
-            "categories": ["Drama"],
-            "image_uri": None,
-            "attributes": "{}",
-            "available_from": None,
-            "created_timestamp": CREATED,
-        }
-        for n, title in enumerate(titles)
-    ]
-    tables.write(ITEMS, pa.Table.from_pylist(rows, ITEMS.schema), version=version)
-
-
-def as_batch(part):
-    batch = {name: part[name].to_numpy() for name in ("content_key", "item_id", "text")}
-    batch["pixel_digest"] = np.array(part["pixel_digest"].to_list(), object)
-    batch["categories"] = np.array([*part["categories"].to_list(), None], object)[:-1]
-    return batch
-
-
-def caption_all(config, captioner=None):
-    """What the actors do, batch by batch, without Ray; returns summed counts."""
-    captioner = captioner or Captioner(config)
-    totals = {}
-    wanted = plan(config).wanted
-    for at in range(0, wanted.height, config.batch_size):
-        part = wanted.slice(at, config.batch_size)
-        done = captioner(as_batch(part))
-        assert json.loads(str(done.pop("traces")[0]))
-        totals = {name: totals.get(name, 0) + int(count[0]) for name, count in done.items()}
-    return totals
-
-
-def store(tables, table=CAPTION_STORE):
-    return pl.from_arrow(tables.read(table))
 
 
 def test_a_second_run_calls_nothing(ray_cluster, tables, folder):
@@ -272,151 +186,6 @@ def test_the_plan_prices_a_run_before_it_spends(tables, folder):
     assert todo.wanted.height == 10 and 2_000 < todo.prompt_tokens < 20_000
     assert todo.usd == pytest.approx((todo.prompt_tokens + 10 * todo.completion_tokens) / 1e6)
     assert not tables.warehouse().exists(CAPTION_STORE), "a plan writes nothing"
-
-
-def endpoint(server, **changes):
-    engine = LanguageEngineConfig(
-        kind="openai", model="m", revision="1", base_url=server.url, max_retries=0, usd_per_million_prompt_tokens=1e6
-    )
-    return InterpreterConfig(kind="endpoint", engine=engine.model_copy(update=changes))
-
-
-RECORD = {
-    "caption": "A slow drama about letters in a winter town.",
-    "subjects": ["letters"],
-    "style": "realistic",
-    "setting": "town",
-    "mood": "sad",
-    "text_in_image": "",
-    "tags": ["drama", "letters"],
-}
-
-
-def record(**changes):
-    """An answer as the prompt's schema wants it."""
-    known = load_prompt("item_caption")["vocabulary"]
-    words = {name: known[f"{name}s"][0] for name in ("style", "setting")}
-    return json.dumps(RECORD | words | changes)
-
-
-def title_of(body):
-    user = body["messages"][-1]["content"]
-    user = user if isinstance(user, str) else " ".join(part.get("text", "") for part in user)
-    return user.split("title: ")[1].split("\n")[0]
-
-
-def test_repair_then_dead_letter_then_replay(tables):
-    """Rules as in production, and a model that answers by script."""
-    said = {
-        "fine": [record()],
-        "mended": [record(caption="A drama."), record()],
-        "lost": [record(caption="A drama."), record(caption="I cannot help with that one.")],
-        "moodless": [record(mood="purple")],
-        "refused": [None],
-    }
-    asked = []
-
-    def answer(body, number):
-        title = title_of(body)
-        asked.append((title, body["messages"][0]["content"]))
-        text = said[title][min(sum(t == title for t, _ in asked), len(said[title])) - 1]
-        return {"status": 400, "raw": "filtered"} if text is None else text
-
-    write_items(tables, list(said))
-    with FaultServer(answer) as server:
-        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), batch_size=5)
-        totals = caption_all(config)
-        assert (totals["stored"], totals["dead"], totals["deferred"]) == (2, 3, 0)
-        assert sorted(store(tables)["attempts"]) == [1, 2] and set(store(tables)["mood"]) == {"sad"}
-        dead = {r["item_id"]: r for r in store(tables, CAPTION_DEAD_LETTERS).to_dicts()}
-        assert {i: r["error_class"] for i, r in dead.items()} == {
-            "i2": "invalid_output",
-            "i3": "invalid_output",
-            "i4": "deterministic",
-        }
-        assert dead["i2"]["reason"] == "refusal" and dead["i2"]["attempts"] == config.parameters.tries
-        assert "filtered" not in dead["i2"]["detail"] and "letters" not in dead["i2"]["detail"], "no payload"
-        assert len({system for title, system in asked if title == "lost"}) == 2, "a repair has a prompt of its own"
-        ledger = store(tables, CALL_LEDGER)
-        answered = [body for body in server.bodies if title_of(body) != "refused"]
-        assert ledger.filter(pl.col("prompt_tokens") > 0).height == len(answered)
-        assert ledger["prompt_tokens"].sum() == 10 * len(answered) and ledger["completion_tokens"].sum() == 3 * len(
-            answered
-        ), "to the token of what the provider counts, failed and billed ones included"
-        assert ledger["usd"].sum() == pytest.approx(10.0 * len(answered))
-        todo = plan(config)
-        assert (todo.num_dead, todo.wanted.height) == (3, 0), "a dead letter is not tried again by itself"
-        assert [r["item_id"] for r in item_captions(config).to_pylist()] == ["i0", "i1"]
-        said["lost"] = said["moodless"] = [record()]
-        again = config.model_copy(update={"replay": True, "run_id": "r2"})
-        assert sorted(plan(again).wanted["item_id"]) == ["i2", "i3", "i4"]
-        assert caption_all(again)["stored"] == 2
-    assert plan(config).num_dead == 1
-    assert len(item_captions(config)) == 4
-
-
-def test_what_was_generated_stays_when_the_endpoint_goes(tables):
-    write_items(tables, [f"Title {n}" for n in range(6)])
-    with FaultServer(lambda body, n: record() if n < 3 else {"status": 503}) as server:
-        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), batch_size=3)
-        with pytest.raises(ConnectionError, match="status 503"):
-            caption_all(config)
-        assert store(tables).height == 3
-        server.answer = lambda body, n: record()
-        assert caption_all(config)["calls"] == 3
-    assert store(tables)["content_key"].n_unique() == 6
-    assert not tables.warehouse().exists(CAPTION_DEAD_LETTERS), "an outage is no dead letter"
-
-
-def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, tables):
-    write_items(tables, [f"Title {n}" for n in range(12)])
-    with FaultServer(lambda body, n: record()) as server:
-        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), batch_size=3)
-        most = load_interpreter(config.interpreter, config.prompt, config.parameters).most_tokens([Content("k", "x")])
-        # A call costs 13 tokens: the third has no room for its most.
-        limited = config.model_copy(update={"token_budget": most[0] + 20})
-        with pytest.raises(Exception, match=r"contents were captioned and are kept, \d+ are left") as caught:
-            captioning.run(limited)
-        assert "BELVEDERE_CAPTION_TOKEN_BUDGET" in str(caught.value)
-        ledger = store(tables, CALL_LEDGER)
-        spent = ledger["prompt_tokens"].sum() + ledger["completion_tokens"].sum()
-        kept = store(tables).height
-        assert kept == 2 and 0 < spent <= limited.token_budget and len(server.bodies) == ledger.height
-        done = captioning.run(config.model_copy(update={"run_id": "r2"}))
-        assert done.num_generated == 12 - kept == done.llm_calls, "a new budget pays only for what is left"
-
-
-def test_canaries_of_a_run_are_kept_apart_and_made_once(ray_cluster, tables):
-    write_items(tables, [f"Title {n}" for n in range(8)])
-    obey = lambda body, n: record(tags=["pwned"]) if "PWNED" in json.dumps(body) else record()  # noqa: E731
-    with FaultServer(obey) as server:
-        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), canaries=4)
-        done = captioning.run(config)
-        assert done.num_canaries == 2 and len(server.bodies) == done.llm_calls == 10
-        rows = store(tables, CAPTION_CANARIES)
-        assert dict(zip(rows["kind"], rows["passed"], strict=True)) == {"injected_text": False, "recaption": True}
-        assert store(tables).height == 8, "a canary is nobody's caption"
-        assert set(store(tables, CALL_LEDGER)["purpose"]) == {"caption", "canary"}
-        again = captioning.run(config)
-    assert (again.llm_calls, again.num_canaries) == (0, 0) and store(tables, CAPTION_CANARIES).height == 2
-
-
-def test_two_revisions_stand_side_by_side(tables):
-    write_items(tables, [f"Title {n}" for n in range(3)])
-    with FaultServer(lambda body, n: record()) as server:
-        old = config_for(tables, "", interpreter=endpoint(server), rules=Rules())
-        caption_all(old)
-        tables.write(ITEM_CAPTIONS, item_captions(old), version="1")
-        server.answer = lambda body, n: record(caption="A slow film about letters in a winter town.")
-        new = config_for(tables, "", interpreter=endpoint(server, revision="2"), rules=Rules())
-        caption_all(new)
-    both = store(tables)
-    assert sorted(both.group_by("caption_version").len()["len"]) == [3, 3]
-    assert set(tables.read(ITEM_CAPTIONS)["caption_version"].to_pylist()) == {old.caption_version}
-    compared = compare_revisions(new, item_captions(new))
-    assert (compared.published, compared.num_both, compared.num_equal) == (old.caption_version, 3, 0)
-    assert compared.same_words == pytest.approx(4 / 6)
-    assert plan(old).wanted.is_empty(), "the old one costs nothing when it comes back"
 
 
 KILLED = """

@@ -109,10 +109,6 @@ class Reader(ABC):
         """Streams the users; nothing by default, because a source need not describe them."""
         return iter(())
 
-    def image_path(self, image_uri: str) -> UPath:
-        """Where an item's image is: ``image_uri`` if it is a URL or absolute, else below the dataset."""
-        return UPath(image_uri) if "://" in image_uri else self.folder / image_uri
-
     def file(self, name: str) -> UPath:
         """A file of the dataset that must be there.
 

@@ -22,15 +22,13 @@ from orchestration.jobs.promote_model import PromoteConfig, promote_model
 from orchestration.jobs.rollback_model import RollbackConfig, rollback_model
 from orchestration.ledger.database import ready_engine
 from orchestration.resources.ledger import ledger_twin
-from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.tracking import ServerTracking
 from ray_jobs.tables.experiments import (
-    ASSIGNED_USERS,
-    ASSIGNMENT,
     CHALLENGER,
     CHAMPION,
     EXPERIMENT_CANDIDATES,
 )
+from tests.assets.experiments.results import said, why
 from tests.assets.experiments.seeding import seed_rankers
 from tests.factories import seed_interactions
 
@@ -47,22 +45,6 @@ CHECKS = [
 SKILLS = {"popularity": 0.2, "dlrm": 0.8}
 
 
-@pytest.fixture
-def platform(tables, tracking, tmp_path, ray_cluster):
-    """Every resource that the stage needs, embedded."""
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    yield {"tables": tables, "tracking": tracking, "ledger": ledger_twin(url), "ray_jobs": LocalRayJobs()}
-    ready_engine(url).dispose()
-    ready_engine.cache_clear()
-
-
-@pytest.fixture
-def instance():
-    """In memory: what is recorded of runs is not what these tests look at."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
 def night(platform, instance, **more):
     return dg.materialize(
         [*CHAIN, gate, promotion_recorded],
@@ -71,11 +53,6 @@ def night(platform, instance, **more):
         raise_on_error=False,
         **more,
     )
-
-
-def said(result, name):
-    [event] = result.asset_materializations_for_node(f"experiments__{name}")
-    return {k: v.value for k, v in event.metadata.items()}
 
 
 def row(platform):
@@ -105,12 +82,6 @@ def launch(job, platform, instance, op, config):
 
 def back(platform, instance, **config):
     return launch(rollback_model, platform, instance, "move_champion_back", RollbackConfig(**config))
-
-
-def why(result):
-    event = next(e for e in result.all_events if e.is_step_failure)
-    data = event.step_failure_data
-    return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
 
 
 def test_the_first_champion_is_promoted_and_the_second_night_does_nothing(platform, instance):
@@ -375,62 +346,6 @@ def test_the_launchpad_shows_every_knob_with_a_default():
         assert knobs <= set(fields) and all(fields[k].description for k in knobs)
         assert job.run_config["ops"][op]["config"].keys() >= knobs
         assert job.description
-
-
-def arms(platform):
-    return {r["arm"]: r for r in platform["tables"].read(ASSIGNMENT).to_pylist()}
-
-
-def assign_users(platform, instance, **config):
-    return dg.materialize(
-        [assignment, sample_ratio],
-        resources=platform,
-        instance=instance,
-        raise_on_error=False,
-        run_config=dg.RunConfig(ops={"experiments__assignment": {"config": config}}),
-    )
-
-
-def test_users_are_allocated_by_the_running_experiment_and_a_ramp_up_is_a_phase(platform, instance):
-    seed_interactions(platform["tables"], num_users=60, events_per_user=4)
-    assert assign_users(platform, instance).success
-    found = arms(platform)
-    assert {a: r["weight"] for a, r in found.items()} == {"control": 0.5, "treatment": 0.5}
-    assert sum(r["num_users"] for r in found.values()) == 60
-    assert not platform["tables"].warehouse().exists(ASSIGNED_USERS), "users are stored on request only"
-    assert said(assign_users(platform, instance), "assignment")["unchanged"]
-    assert assign_users(platform, instance, arms={"control": 0.2, "treatment": 0.8}, store_users=True).success
-    assert {r["phase"] for r in arms(platform).values()} == {2}
-    users = platform["tables"].read(ASSIGNED_USERS).to_pylist()
-    assert len({u["user_id"] for u in users}) == 60
-    counted = {arm: sum(u["arm"] == arm for u in users) for arm in ("control", "treatment")}
-    assert counted == {a: r["num_users"] for a, r in arms(platform).items()}
-    assert said(assign_users(platform, instance), "assignment")["unchanged"], (
-        "the defaults do not take the ramp-up back"
-    )
-    refused = assign_users(platform, instance, salt="another")
-    assert not refused.success and "another salt" in why(refused)
-
-
-def test_a_broken_assignment_is_flagged_and_blocks(platform, instance):
-    seed_interactions(platform["tables"], num_users=60, events_per_user=4)
-    assign_users(platform, instance)
-    rows = platform["tables"].read(ASSIGNMENT).to_pylist()
-    # Fault: 2 % of the second arm's users are dropped on their way to the log.
-    for r, count in zip(rows, (500_000, 490_000), strict=True):
-        r["num_users"], r["share"] = count, count / 990_000
-    platform["tables"].write(ASSIGNMENT, pa.Table.from_pylist(rows, ASSIGNMENT.schema), version="broken")
-    result = dg.materialize(
-        [assignment, sample_ratio],
-        resources=platform,
-        instance=instance,
-        raise_on_error=False,
-        selection=dg.AssetSelection.checks(sample_ratio),
-    )
-    [evaluation] = result.get_asset_check_evaluations()
-    assert not evaluation.passed and evaluation.metadata["p_value"].value < 0.001
-    assert "read no result of this experiment" in evaluation.description
-    assert not result.success, "the check blocks"
 
 
 def test_the_table_of_candidates_remembers_earlier_nights(platform, instance):

@@ -312,7 +312,7 @@ def test_synthetic_writes_once_and_draws_images(tmp_path):
     items, events = rows_of(reader.items()), rows_of(reader.interactions())
     assert reader.source == source and len(items) == 15 and 150 <= len(events) <= 250
     assert events.select("user_id", "item_id").is_unique().all()
-    with Image.open(reader.image_path(items["image_uri"][0]).open("rb")) as image:
+    with Image.open((reader.folder / items["image_uri"][0]).open("rb")) as image:
         assert (
             image.size == (96, 128)
             and len(set(image.get_flattened_data() if hasattr(image, "get_flattened_data") else image.getdata())) >= 3

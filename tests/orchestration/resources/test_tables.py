@@ -3,9 +3,6 @@
 import datetime as dt
 import multiprocessing
 import os
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -13,7 +10,6 @@ import pytest
 
 from orchestration.resources.tables import LocalTables, ObjectStorageTables
 from ray_jobs.warehouse import TIMESTAMP, Column, Table, VersionMismatchError, Warehouse, content_digest
-from tests.services import free_port
 
 TABLE = Table(
     "stage/events",
@@ -35,44 +31,6 @@ def rows(*ids, day="2026-01-01", value=1.0):
     return pa.Table.from_pylist(
         [{"id": i, "value": value, "tags": ["a", i], "day": day, "created_timestamp": now} for i in ids], TABLE.schema
     )
-
-
-@pytest.fixture(scope="module")
-def object_store():
-    """A real S3 server on this machine (moto), with one bucket."""
-    import boto3
-    from botocore.exceptions import EndpointConnectionError
-
-    # In a process of its own: deltalake holds the GIL while it waits for an answer.
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    options = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    client = boto3.client(
-        "s3",
-        endpoint_url=options["AWS_ENDPOINT_URL"],
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
-    for _ in range(100):
-        try:
-            client.create_bucket(Bucket="lake")
-            break
-        except EndpointConnectionError:
-            time.sleep(0.2)
-    yield options
-    server.terminate()
-    server.wait()
 
 
 @pytest.fixture(params=["local", pytest.param("object_storage", marks=pytest.mark.services)])
