@@ -6,6 +6,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from orchestration.refresh import ROUTINE
 from orchestration.settings import Settings
 
 
@@ -56,8 +57,12 @@ def print_summary(
     for event in result.get_asset_materialization_events():
         materialization = event.step_materialization_data.materialization
         made[materialization.asset_key] = dict(materialization.metadata)
-    for key in defs.resolve_asset_graph().toposorted_asset_keys:
+    graph = defs.resolve_asset_graph()
+    routine = ROUTINE.resolve(graph)
+    for key in graph.toposorted_asset_keys:
         metadata = made.get(key)
+        if metadata is None and key not in routine:
+            continue
         told = _passed(checks.get(key, []))
         if metadata is None:
             lines.add_row(key.to_user_string(), "", "", told, "[red]not made[/red]")
