@@ -49,9 +49,19 @@ def failure(error: Exception, doing: str) -> dg.Failure | None:
         return cause
     if not isinstance(cause, FINAL):
         return None
+    return dg.Failure(f"{doing}: {_named(cause)}", allow_retries=False)
+
+
+def transient_failure(error: Exception, doing: str) -> dg.Failure:
+    """The failure to raise in place of an error that another try may mend."""
+    return dg.Failure(f"{doing}: {_named(root_cause(error))}", allow_retries=True)
+
+
+def _named(cause: BaseException) -> str:
+    """An error's sentence, with its type where the sentence alone does not say enough."""
     said = sentence(cause)
-    named = said if isinstance(cause, ValueError | FileNotFoundError) else f"{type(cause).__name__}: {said}"
-    return dg.Failure(f"{doing}: {named}", allow_retries=False)
+    telling = isinstance(cause, ValueError | FileNotFoundError) or type(cause).__module__.startswith("ray_jobs.")
+    return said if telling else f"{type(cause).__name__}: {said}"
 
 
 def data_errors_are_final(body: Body) -> Body:

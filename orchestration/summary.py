@@ -6,6 +6,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from orchestration.causes import sentence_of
 from orchestration.refresh import ROUTINE
 from orchestration.settings import Settings
 
@@ -29,13 +30,7 @@ def first_cause(result: dg.ExecuteInProcessResult) -> tuple[str, str] | None:
     """Step and sentence of the first failure, or None."""
     for event in result.all_events:
         if event.is_step_failure:
-            data = event.step_failure_data
-            error = data.error
-            if data.user_failure_data and data.user_failure_data.description:
-                return str(event.step_key), data.user_failure_data.description
-            while error is not None and error.cause is not None:
-                error = error.cause
-            return str(event.step_key), (error.message.strip() if error else "unknown")
+            return str(event.step_key), sentence_of(event)
     return None
 
 

@@ -6,6 +6,13 @@ RESULT = "result"
 TRANSIENT = ("RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError")
 
 
+def name_causes() -> None:
+    """Has Ray Data raise what a batch raised; its own wrapper would lose the error's type on the way back."""
+    import ray.data
+
+    ray.data.DataContext.get_current().raise_original_map_exception = True
+
+
 def serve_pipes(module: ModuleType) -> None:
     """Runs ``module.run(module.Config)`` inside a Pipes session and reports its `Result`, or its first cause.
 
@@ -20,6 +27,7 @@ def serve_pipes(module: ModuleType) -> None:
     with open_dagster_pipes() as pipes:
         logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
         ray.init(log_to_driver=True, namespace="belvedere")
+        name_causes()
         try:
             result = module.run(module.Config.model_validate(pipes.get_extra("config")))
         except Exception as error:

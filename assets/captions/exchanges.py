@@ -1,5 +1,6 @@
 """What MLflow gets to see of a captioning run: prompts by version, parameters, costs, and a sample of exchanges."""
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -8,6 +9,8 @@ from assets.resources import Tracking
 
 EXPERIMENT = "captions"
 DIGEST = "digest"
+# MLflow's names of token counts, and ours.
+TOKENS = {"input": "prompt", "output": "completion"}
 
 
 def register_prompt(mlflow: Any, name: str) -> str:
@@ -76,33 +79,37 @@ def log_run(context: dg.AssetExecutionContext, tracking: Tracking, job: Any, don
 
 
 def _trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> None:
-    """One exchange as an MLflow trace: a span an attempt, below one for the content."""
-    with mlflow.start_span(name="interpret", span_type="CHAIN") as span:
-        span.set_inputs({"item": exchange["prompt"], "has_image": exchange["has_image"]})
-        for attempt, answer in enumerate(exchange["answers"]):
-            with mlflow.start_span(name=f"attempt {attempt}", span_type="LLM") as asked:
-                asked.set_inputs({"item": exchange["prompt"]})
-                asked.set_outputs({"text": answer["text"], "finish": answer["finish"]})
-                last = answer["calls"][-1] if answer["calls"] else {}
-                asked.set_attributes(
-                    {
-                        "mlflow.chat.tokenUsage": {
-                            "input_tokens": last.get("prompt_tokens", 0),
-                            "output_tokens": last.get("completion_tokens", 0),
-                            "total_tokens": last.get("prompt_tokens", 0) + last.get("completion_tokens", 0),
-                        },
-                        "cached_tokens": last.get("cached_tokens", 0),
-                        "latency_seconds": last.get("seconds", 0.0),
-                        "requests": len(answer["calls"]),
-                    }
-                )
-        span.set_outputs(exchange["record"] or {"problem": exchange["problem"]})
-        mlflow.update_current_trace(
-            tags={
-                "item_id": exchange["item_id"],
-                "content_key": exchange["content_key"],
-                "prompt": prompt,
-                "cache_hit": "false",
-                "run_id": run_id,
+    """One exchange as an MLflow trace: a span an attempt, below one for the content, as long as the model took."""
+    took = [sum(int(call["seconds"] * 1e9) for call in answer["calls"]) for answer in exchange["answers"]]
+    ended = time.time_ns()
+    now = ended - sum(took)
+    shown = {"item": exchange["prompt"], "has_image": exchange["has_image"]}
+    root = mlflow.start_span_no_context(
+        "interpret",
+        span_type="CHAIN",
+        inputs=shown,
+        start_time_ns=now,
+        tags={
+            "item_id": exchange["item_id"],
+            "content_key": exchange["content_key"],
+            "prompt": prompt,
+            "cache_hit": "false",
+        },
+        metadata={"mlflow.sourceRun": run_id},
+    )
+    for attempt, (answer, nanoseconds) in enumerate(zip(exchange["answers"], took, strict=True)):
+        last = answer["calls"][-1] if answer["calls"] else {}
+        span = mlflow.start_span_no_context(
+            f"attempt {attempt}", span_type="LLM", parent_span=root, inputs=shown, start_time_ns=now
+        )
+        spent = {f"{end}_tokens": last.get(f"{name}_tokens", 0) for end, name in TOKENS.items()}
+        span.set_attributes(
+            {
+                "mlflow.chat.tokenUsage": spent | {"total_tokens": sum(spent.values())},
+                "cached_tokens": last.get("cached_tokens", 0),
+                "requests": len(answer["calls"]),
             }
         )
+        now += nanoseconds
+        span.end(outputs={"text": answer["text"], "finish": answer["finish"]}, end_time_ns=now)
+    root.end(outputs=exchange["record"] or {"problem": exchange["problem"]}, end_time_ns=ended)

@@ -10,10 +10,10 @@ import pydantic
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._utils.interrupts import raise_interrupts_as
 
-from assets.failures import failure
+from assets.failures import failure, transient_failure
 from assets.resources import RayJobs
 from orchestration.quiet import TELEMETRY_OFF
-from ray_jobs.entrypoint import RESULT
+from ray_jobs.entrypoint import RESULT, name_causes
 
 
 class RunTerminated(BaseException):
@@ -38,6 +38,7 @@ class LocalRayJobs(RayJobs):
     ) -> Any:
         """See `RayJobs.run`."""
         self._join()
+        name_causes()
         try:
             # Ray swallows whatever else a signal raises while it waits, and the run could not be terminated.
             with raise_interrupts_as(KeyboardInterrupt):
@@ -48,11 +49,11 @@ class LocalRayJobs(RayJobs):
             # Ends the cluster that was started, or on one that was joined what this run has there.
             ray.shutdown()
             raise RunTerminated from interrupt
+        except (dg.Failure, dg.RetryRequested):
+            raise
         except Exception as error:
-            final = failure(error, f"Ray job {job}")
-            if final is None:
-                raise
-            raise final from error
+            doing = f"Ray job {job}"
+            raise failure(error, doing) or transient_failure(error, doing) from error
 
     def _join(self) -> None:
         import ray

@@ -1,9 +1,13 @@
 """The contract of `RayJobs`, held by both twins: in the step, and submitted to a second Ray head through Pipes."""
 
+import sys
+import types
+
 import dagster as dg
 import pytest
 
 from assets.resources import RayJobs
+from orchestration.causes import sentence_of
 from orchestration.resources.ray_jobs import LocalRayJobs, SubmittedRayJobs
 from ray_jobs.cluster_report import Config
 from tests.orchestration.resources.ray_head import RayHead
@@ -49,6 +53,31 @@ def test_a_data_error_is_told_in_one_sentence_and_not_retried(jobs, instance):
     (failed,) = [e for e in result.all_events if e.is_step_failure]
     told = failed.step_failure_data.user_failure_data.description
     assert told.startswith("Ray job cluster_report:") and "column price is missing; add it" in told and "\n" not in told
+
+
+def _out_of_reach(batch):
+    raise ConnectionError("The endpoint does not answer: look if it serves.")
+
+
+def test_an_error_within_a_batch_is_told_as_itself_and_tried_again(instance, ray_cluster, monkeypatch):
+    import ray.data
+
+    job = types.ModuleType("ray_jobs.reaching")
+    job.run = lambda config: ray.data.range(1).map_batches(_out_of_reach).materialize()
+    monkeypatch.setitem(sys.modules, "ray_jobs.reaching", job)
+    tries = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1, delay=0.01))
+    def reaching(context: dg.AssetExecutionContext, ray_jobs: RayJobs) -> None:
+        tries.append(1)
+        ray_jobs.run(context, "reaching", Config())
+
+    result = dg.materialize([reaching], resources={"ray_jobs": LocalRayJobs()}, instance=instance, raise_on_error=False)
+    (failed,) = [e for e in result.all_events if e.is_step_failure]
+    assert sentence_of(failed) == (
+        "Ray job reaching: ConnectionError: The endpoint does not answer: look if it serves."
+    )
+    assert len(tries) == 2
 
 
 @pytest.mark.services
