@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
+from feast.value_type import ValueType
 
 from feature_repo.latest import REMOVED
 from feature_repo.sources import CREATED_TIMESTAMP, EVENT_TIMESTAMP
@@ -44,7 +46,7 @@ def write(store: FeatureStore, view: str, batches: Iterable[pa.Table]) -> tuple[
 def _encoded(view: FeatureView, rows: pa.Table) -> list[tuple[Any, ...]]:
     """Rows as Feast's online stores take them: entity key, features, event and created timestamp."""
     types = {f.name: f.dtype.to_value_type() for f in [*view.entity_columns, *view.features]}
-    values = {name: python_values_to_proto_values(rows[name].to_pylist(), of) for name, of in types.items()}
+    values = {name: _protos(rows[name].to_pylist(), of) for name, of in types.items()}
     keys = [e.name for e in view.entity_columns]
     names = [f.name for f in view.features]
     entities = [EntityKey(join_keys=keys, entity_values=list(v)) for v in zip(*(values[k] for k in keys), strict=True)]
@@ -52,6 +54,13 @@ def _encoded(view: FeatureView, rows: pa.Table) -> list[tuple[Any, ...]]:
     return list(
         zip(entities, features, rows[EVENT_TIMESTAMP].to_pylist(), rows[CREATED_TIMESTAMP].to_pylist(), strict=True)
     )
+
+
+def _protos(values: list[Any], of: ValueType) -> list[Value]:
+    # Feast takes empty bytes for missing ones where a batch has nothing longer.
+    if of is ValueType.BYTES:
+        return [Value() if v is None else Value(bytes_val=v) for v in values]
+    return python_values_to_proto_values(values, of)
 
 
 def empty(store: FeatureStore, view: str) -> None:

@@ -53,10 +53,11 @@ def changed(publications, version, until, before=None, batch_rows=10):
     )
 
 
-def test_every_type_comes_back_as_it_was(tmp_path):
+@pytest.mark.parametrize("batch_rows", [10, 1])
+def test_every_type_comes_back_as_it_was(tmp_path, batch_rows):
     store = store_of(tmp_path / "feast", {"v": ("user_id", rows(VALUES), FIELDS, dt.timedelta(0))})
     publications = publish(tmp_path / "offline", "1", rows(VALUES))
-    assert online.write(store, "v", changed(publications, "1", at(100))) == (4, 0)
+    assert online.write(store, "v", changed(publications, "1", at(100), batch_rows=batch_rows)) == (4, 0)
     found = dict(zip(VALUES, read(store, *VALUES), strict=True))
     # Feast has no NaN outside of lists: it reads a scalar NaN as missing. No view publishes one.
     wanted = VALUES | {"nan": VALUES["nan"] | {"f": None}}
