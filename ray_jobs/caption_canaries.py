@@ -17,9 +17,9 @@ import pyarrow as pa
 from models.language.captions import CLOSE
 from models.language.interpretation import Interpretation
 from models.language.words import content_words
-from ray_jobs.caption_plan import Config, Plan, read_frame
-from ray_jobs.captioner import CANARY, NO_ROOM, Captioner, Outcome
-from ray_jobs.interpretation.interpreter import Content
+from ray_jobs.caption_plan import Config, Plan, contents, read_frame
+from ray_jobs.captioner import CANARY, Captioner, Outcome
+from ray_jobs.interpretation.interpreter import TRANSIENT, Content
 from ray_jobs.tables.captions import CAPTION_CANARIES, CAPTION_STORE, RECORD
 
 BLANK, SWAPPED, INJECTED, RECAPTION = "blank_image", "swapped_image", "injected_text", "recaption"
@@ -125,22 +125,54 @@ def judge(kind: str, original: Interpretation, changed: Interpretation | None) -
     return not blind, f"A {what} image {'changes nothing: the model is blind' if blind else 'changes the record'}."
 
 
+def is_unwatched(config: Config, done: Plan) -> bool:
+    """Whether captions of this version are kept, but no canary of their texts, or of their images, was ever answered.
+
+    `watch` then makes up for it with contents that earlier runs captioned, so that a run that wants no caption should
+    call it, too.
+
+    Args:
+        config: The job's config.
+        done: The run's plan.
+    """
+    if not config.canaries:
+        return False
+    stored = _stored(config).join(done.items, on="content_key", how="semi")
+    kinds = set(read_frame(config.warehouse, CAPTION_CANARIES, ["kind"], _of_version(config))["kind"])
+    has_image = stored["pixel_digest"].null_count() < stored.height
+    return not stored.is_empty() and (INJECTED not in kinds or (has_image and kinds.isdisjoint((BLANK, SWAPPED))))
+
+
+def _of_version(config: Config) -> list[tuple[str, str, str]]:
+    return [("caption_version", "=", config.caption_version)]
+
+
+def _stored(config: Config) -> pl.DataFrame:
+    return read_frame(config.warehouse, CAPTION_STORE, ["content_key", "pixel_digest"], _of_version(config))
+
+
 def watch(config: Config, done: Plan, captioner: Captioner) -> int:
-    """Captions this run's canaries, accounts for them and keeps what became of them. Returns how many there were.
+    """Captions this run's canaries, accounts for them and keeps what became of them. Returns how many were answered.
+
+    Its items are of this run's contents; if the version `is_unwatched`, of all that are stored.
 
     Args:
         config: The job's config.
         done: The plan that the run carried out.
         captioner: A loaded actor.
     """
-    num = min(config.canaries, max(int(MOST_SHARE * done.wanted.height), 1)) if done.wanted.height else 0
-    keys = done.wanted["content_key"].sort().head(4 * num).to_list()
-    names = ["content_key", *(c.name for c in RECORD)]
-    rows = read_frame(config.warehouse, CAPTION_STORE, names, [("content_key", "in", keys)]) if keys else pl.DataFrame()
-    records = {r.pop("content_key"): Interpretation.model_validate(r) for r in rows.to_dicts()}
-    wanted = done.wanted.filter(pl.col("content_key").is_in(list(records))).sort("content_key")
+    unwatched = is_unwatched(config, done)
+    wanted = contents(config).sort("item_id").unique("content_key", keep="first") if unwatched else done.wanted
+    wanted = wanted.join(_stored(config), on="content_key", how="semi")
+    num = min(config.canaries, max(int(MOST_SHARE * wanted.height), 1))
     # Items with an image first: without one there is nothing to be blind for.
-    wanted = wanted.sort(pl.col("pixel_digest").is_null(), maintain_order=True).head(num)
+    wanted = wanted.sort(pl.col("pixel_digest").is_null(), "content_key").head(num)
+    if wanted.is_empty():
+        return 0
+    names = ["content_key", *(c.name for c in RECORD)]
+    of_these = [("content_key", "in", wanted["content_key"].to_list())]
+    rows = read_frame(config.warehouse, CAPTION_STORE, names, of_these)
+    records = {r.pop("content_key"): Interpretation.model_validate(r) for r in rows.to_dicts()}
     pictures = captioner.pictures(wanted["pixel_digest"].to_list())
     known = [
         (
@@ -150,23 +182,18 @@ def watch(config: Config, done: Plan, captioner: Captioner) -> int:
         )
         for row, picture in zip(wanted.to_dicts(), pictures, strict=True)
     ]
-    earlier = set(
-        read_frame(
-            config.warehouse,
-            CAPTION_CANARIES,
-            ["kind", "item_id"],
-            [("caption_version", "=", config.caption_version)],
-        ).iter_rows()
-    )
+    earlier = set(read_frame(config.warehouse, CAPTION_CANARIES, ["kind", "item_id"], _of_version(config)).iter_rows())
     asked = [c for c in canaries(known) if (c.kind, c.item_id) not in earlier]
     outcomes: dict[str, Outcome] = {}
     captioner.caption([c.content for c in asked], CANARY, outcomes)
     now = dt.datetime.now(dt.UTC)
     kept = []
     for canary in asked:
-        if canary.content.key not in outcomes or outcomes[canary.content.key].problem == NO_ROOM:
+        outcome = outcomes.get(canary.content.key)
+        # Never answered says nothing of the model: a later run asks again.
+        if outcome is None or outcome.error_class == TRANSIENT:
             continue
-        changed = outcomes[canary.content.key].record
+        changed = outcome.record
         passed, detail = judge(canary.kind, canary.original, changed)
         kept.append(
             {

@@ -30,15 +30,19 @@ class Tokenized(NamedTuple):
     token_version: str
 
 
-def training_items(warehouse: Warehouse) -> pl.Series:
-    """Items of the training period of the split in force, sorted.
+def training_items(warehouse: Warehouse, rule: str = "split") -> pl.Series:
+    """Items of the training period, sorted.
 
     An item is one if an event of the split ``train`` names it, or if it was available by the last of these events.
     Sampled negatives are no events.
+
+    Args:
+        warehouse: The warehouse.
+        rule: Column of `interactions/splits`: the split in force, or a rule's own.
     """
     seen = pl.Series("item_id", [], pl.String)
     last: dt.datetime | None = None
-    is_event = (pc.field("split") == "train") & ~pc.field("sampled")
+    is_event = (pc.field(rule) == "train") & ~pc.field("sampled")
     for part in warehouse.batches(SPLITS, ["item_id", "timestamp"], is_event):
         seen = pl.concat([seen, pl.Series("item_id", part["item_id"]).unique()]).unique()
         last = max(filter(None, (last, pc.max(part["timestamp"]).as_py())))

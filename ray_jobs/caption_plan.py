@@ -14,22 +14,21 @@ from models.language.captions import Item, evidence
 from models.language.validation import Rules
 from models.language.words import content_words
 from ray_jobs.artifacts import ArtifactStore
-from ray_jobs.interpretation.interpreter import InterpretationParameters, InterpreterConfig
+from ray_jobs.interpretation.interpreter import TRANSIENT, InterpretationParameters, InterpreterConfig
 from ray_jobs.interpretation.prompting import interpretation_prompt
 from ray_jobs.prompts import prompt_digest
 from ray_jobs.tables.captions import CAPTION_DEAD_LETTERS, CAPTION_STORE, ITEM_CAPTIONS, ITEM_IMAGES, RECORD
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.warehouse import Table, Warehouse
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# Of a plan's estimate only: English text, the length of records seen, and an image in a common vision model.
-CHARS_PER_TOKEN, RECORD_TOKENS, IMAGE_TOKENS = 4.0, 24, 576
+# Of a plan's estimate only: English text, captions and records as JSON of the lengths seen, and an image in a common
+# vision model.
+CHARS_PER_TOKEN, CAPTION_TOKENS, JSON_TOKENS, IMAGE_TOKENS = 4.0, 24, 64, 576
 CPU_ACTORS = 4
 # 128 bits: of 10^9 contents, no two are expected to share a key.
 KEY_LENGTH = 32
-# A dead letter with this reason is open again.
-REPLAYED = "replayed"
 CONTENT: dict[str, Any] = {
     "item_id": pl.String,
     "text": pl.String,
@@ -152,10 +151,10 @@ def read_frame(warehouse: Warehouse, table: Table, columns: list[str], filters: 
 
 
 def dead_letters(warehouse: Warehouse) -> pl.DataFrame:
-    """Contents that were given up: the newest dead letter of each, unless it is open again or was only never asked."""
+    """Contents that were given up: the newest dead letter of each, unless the next run tries it again."""
     rows = read_frame(warehouse, CAPTION_DEAD_LETTERS, [c.name for c in CAPTION_DEAD_LETTERS.columns])
     newest = rows.sort("created_timestamp").unique("content_key", keep="last", maintain_order=True)
-    return newest.filter((pl.col("reason") != REPLAYED) & (pl.col("error_class") != "transient"))
+    return newest.filter(pl.col("error_class") != TRANSIENT)
 
 
 def content_key(text: str, pixel_digest: str | None, caption_version: str) -> str:
@@ -202,9 +201,10 @@ def plan(config: Config) -> Plan:
     shared = prompt.messages(0) if config.interpreter.kind == "evidence" else prompt.json_messages(0)
     shown = sum(len(text) for text in wanted["text"]) + sum(len(m.content) for m in shared) * wanted.height
     prompt_tokens = int(shown / CHARS_PER_TOKEN)
+    completion_tokens = CAPTION_TOKENS * wanted.height
     if config.interpreter.kind != "evidence":
         prompt_tokens += IMAGE_TOKENS * num_images
-    completion_tokens = RECORD_TOKENS * wanted.height
+        completion_tokens = JSON_TOKENS * wanted.height
     return Plan(
         items.select("item_id", "content_key"),
         wanted,

@@ -14,13 +14,28 @@ from models.language.validation import Problem, prompt_phrases, record_problem
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import Config, read_frame
 from ray_jobs.images.store import ImageStore
-from ray_jobs.interpretation.interpreter import DETERMINISTIC, INVALID, TRANSIENT, Answer, Content, Interpreter
+from ray_jobs.interpretation.interpreter import (
+    DETERMINISTIC,
+    INVALID,
+    NEVER_ANSWERED,
+    TRANSIENT,
+    Answer,
+    Content,
+    Interpreter,
+)
 from ray_jobs.interpretation.loading import load_interpreter
 from ray_jobs.interpretation.prompting import interpretation_prompt
+from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
 CAPTION, CANARY = "caption", "canary"
 COUNTS = ("done", "stored", "dead", "deferred", "calls", "completion_tokens")
+# Answers that are kept at once, and the most that a kill loses beside the requests in flight.
+KEPT_TOGETHER = 16
+# Runs that a content may fail for a passing reason before it is given up for good.
+TRANSIENT_RUNS = 3
+# Item and pixel digest of a content, by key.
+Places = Mapping[str, tuple[str, Any]]
 NO_ROOM = Problem("budget", "The budget had no room for a repair: materialize again with a new budget.")
 
 
@@ -81,30 +96,36 @@ class Captioner:
         lost = {c.key for c, p in zip(contents, pixels, strict=True) if p is not None and c.image is None}
         places = {keys[i]: (str(batch["item_id"][i]), batch["pixel_digest"][i]) for i in rows}
         found = {c.key: _image_is_gone(c) for c in contents if c.key in lost}
-        finished = False
-        try:
-            self.caption([c for c in contents if c.key not in lost], CAPTION, found)
-            finished = True
-        finally:
-            # What was answered before the model went away was paid for, too; what was to be repaired stays open.
-            kept = [o for o in found.values() if finished or o.record]
-            stored, dead = self._store(kept, places)
+        self.caption([c for c in contents if c.key not in lost], CAPTION, found, places)
+        # Not reached if the model goes away: what was to be repaired stays open then.
+        dead = self._give_up([o for o in found.values() if o.problem not in (None, NO_ROOM)], places)
+        stored = sum(o.record is not None for o in found.values())
         calls = [call for o in found.values() for a in o.answers for call in a.calls]
         deferred = len(rows) - len(found) + sum(o.problem == NO_ROOM for o in found.values())
         counts = (len(keys), stored, dead, deferred, len(calls), sum(c.completion_tokens for c in calls))
         traces = json.dumps([trace_of(o, places[o.content.key][0]) for o in list(found.values())[:2]])
         return {name: np.array([n]) for name, n in zip(COUNTS, counts, strict=True)} | {"traces": np.array([traces])}
 
-    def _store(self, outcomes: Sequence[Outcome], places: Mapping[str, tuple[str, Any]]) -> tuple[int, int]:
-        """Appends records and dead letters; returns how many of each."""
+    def _store(self, outcomes: Sequence[Outcome], places: Places) -> None:
+        """Appends the records of contents that have a place."""
         now = dt.datetime.now(dt.UTC)
-        stored = [_stored(o, places[o.content.key][1], self.config, now) for o in outcomes if o.record]
-        dead = [
-            _dead(o, places[o.content.key][0], self.config, now) for o in outcomes if o.problem not in (None, NO_ROOM)
+        stored = [
+            _stored(o, places[o.content.key][1], self.config, now)
+            for o in outcomes
+            if o.record and o.content.key in places
         ]
         self.config.warehouse.append(CAPTION_STORE, pa.Table.from_pylist(stored, CAPTION_STORE.schema))
+
+    def _give_up(self, outcomes: Sequence[Outcome], places: Places) -> int:
+        """Appends dead letters; returns how many."""
+        keys = [o.content.key for o in outcomes]
+        names = ["content_key", "first_seen", "attempts", "error_class"]
+        before = read_frame(self.config.warehouse, CAPTION_DEAD_LETTERS, names, [("content_key", "in", keys)])
+        earlier = before.rows_by_key("content_key", named=True) if keys else {}
+        now = dt.datetime.now(dt.UTC)
+        dead = [_dead(o, places[o.content.key][0], self.config, now, earlier.get(o.content.key, [])) for o in outcomes]
         self.config.warehouse.append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(dead, CAPTION_DEAD_LETTERS.schema))
-        return len(stored), len(dead)
+        return len(dead)
 
     def pictures(self, digests: Sequence[Any]) -> list[bytes | None]:
         """Canonical images; None for None, and for what the image store lost."""
@@ -113,40 +134,75 @@ class Captioner:
         except FileNotFoundError:
             return [self.images.get(d) if d is not None and d in self.images else None for d in digests]
 
-    def caption(self, contents: Sequence[Content], purpose: str, found: dict[str, Outcome]) -> None:
-        """Asks, validates and asks again where that may help, and accounts for every request, whatever happens.
+    def caption(
+        self, contents: Sequence[Content], purpose: str, found: dict[str, Outcome], places: Places | None = None
+    ) -> None:
+        """Asks, validates and asks again where that may help; accounts for every request, whatever happens.
 
         Args:
             contents: What is to be interpreted.
             purpose: `CAPTION` or `CANARY`.
             found: Takes what became of each content, by key. A content that was never asked about, because the budget
                 had no room for it, is not among them; one whose repair had no room has the problem `NO_ROOM`.
+            places: Item and pixels of the contents whose records are stored.
+
+        Raises:
+            EngineUnavailableError: As of `Interpreter.interpret`; what was answered until then is kept.
+            EngineSetupError: Likewise.
         """
-        asked_for: dict[str, Outcome] = {}
+        open_ = list(contents)
+        for attempt in range(self.config.parameters.tries):
+            waiting = open_
+            while waiting:
+                asked, reserved = self._afford(waiting)
+                if not asked:
+                    break
+                waiting = waiting[len(asked) :]
+                spent = self._ask(asked, attempt, purpose, found, places or {})
+                self._on_budget("settle", reserved, spent)
+            if attempt:
+                for content in waiting:
+                    found[content.key] = found[content.key]._replace(problem=NO_ROOM, error_class=TRANSIENT)
+            open_ = [c for c in open_ if c.key in found and found[c.key].error_class == INVALID]
+
+    def _ask(
+        self, contents: list[Content], attempt: int, purpose: str, found: dict[str, Outcome], places: Places
+    ) -> int:
+        """Asks once, and keeps answers as they come: a kill loses few that were paid for. Returns tokens spent."""
+        taken: set[int] = set()
+        fresh: list[Outcome] = []
+        answers: list[Answer] = []
+        spent = 0
+
+        def keep() -> None:
+            # Accounts first: whatever happens in between, what was paid is on record.
+            self._keep_accounts(fresh, purpose)
+            self._store(fresh, places)
+            fresh.clear()
+
+        def take(row: int, answer: Answer) -> None:
+            nonlocal spent
+            content = contents[row]
+            earlier = found[content.key].answers if content.key in found else ()
+            found[content.key] = self._outcome(content, (*earlier, answer))
+            taken.add(row)
+            fresh.append(found[content.key])
+            spent += sum(c.prompt_tokens + c.completion_tokens for c in answer.calls)
+            if len(fresh) == KEPT_TOGETHER:
+                keep()
+
         try:
-            open_ = list(contents)
-            for attempt in range(self.config.parameters.tries):
-                waiting = open_
-                while waiting:
-                    asked, reserved = self._afford(waiting)
-                    if not asked:
-                        break
-                    waiting = waiting[len(asked) :]
-                    answers = self.interpreter.interpret(asked, attempt)
-                    asked_for |= {
-                        c.key: self._outcome(c, (*(asked_for[c.key].answers if attempt else ()), a))
-                        for c, a in zip(asked, answers, strict=True)
-                    }
-                    spent = sum(c.prompt_tokens + c.completion_tokens for a in answers for c in a.calls)
-                    self._on_budget("settle", reserved, spent)
-                if attempt:
-                    asked_for |= {
-                        c.key: asked_for[c.key]._replace(problem=NO_ROOM, error_class=TRANSIENT) for c in waiting
-                    }
-                open_ = [c for c in open_ if c.key in asked_for and asked_for[c.key].error_class == INVALID]
+            answers = self.interpreter.interpret(contents, attempt, take)
+        except (EngineUnavailableError, EngineSetupError) as error:
+            why = Problem(NEVER_ANSWERED, str(error))
+            answers = [Answer(None, why, TRANSIENT, "error", "", "", calls) for calls in error.calls]
+            raise
         finally:
-            found |= asked_for
-            self._keep_accounts(list(asked_for.values()), purpose)
+            for row, answer in enumerate(answers):
+                if row not in taken:
+                    take(row, answer)
+            keep()
+        return spent
 
     def _outcome(self, content: Content, answers: tuple[Answer, ...]) -> Outcome:
         """What the last answer makes of a content."""
@@ -175,36 +231,36 @@ class Captioner:
         return ray.get(getattr(self.budget, method).remote(*arguments))
 
     def _keep_accounts(self, outcomes: Sequence[Outcome], purpose: str) -> None:
-        """Writes a row of the call ledger for every request that was made."""
+        """Writes a row of the call ledger for every request that the last answers took."""
         price = self.config.interpreter.engine
         now = dt.datetime.now(dt.UTC)
         rows = []
         for outcome in outcomes:
-            for attempt, answer in enumerate(outcome.answers):
-                for request, call in enumerate(answer.calls):
-                    # Time is part of the digest: the same content may be paid for again, after a kill.
-                    name = f"{self.config.run_id}|{outcome.content.key}|{attempt}|{request}|{now.isoformat()}"
-                    rows.append(
-                        {
-                            "call_id": hashlib.sha256(name.encode()).hexdigest()[:32],
-                            "run_id": self.config.run_id,
-                            "content_key": outcome.content.key,
-                            "purpose": purpose,
-                            "attempt": attempt,
-                            "request": request,
-                            "outcome": call.outcome,
-                            "prompt_tokens": call.prompt_tokens,
-                            "completion_tokens": call.completion_tokens,
-                            "image_tokens": call.image_tokens,
-                            "cached_tokens": call.cached_tokens,
-                            "usd": price.usd(call.prompt_tokens, call.completion_tokens),
-                            "price_version": price.price_version,
-                            "wall_seconds": call.seconds,
-                            "gpu_seconds": call.seconds * self.gpus,
-                            "caption_version": self.config.caption_version,
-                            "created_timestamp": now,
-                        }
-                    )
+            attempt = len(outcome.answers) - 1
+            for request, call in enumerate(outcome.answers[-1].calls):
+                # Time is part of the digest: the same content may be paid for again, after a kill.
+                name = f"{self.config.run_id}|{outcome.content.key}|{attempt}|{request}|{now.isoformat()}"
+                rows.append(
+                    {
+                        "call_id": hashlib.sha256(name.encode()).hexdigest()[:32],
+                        "run_id": self.config.run_id,
+                        "content_key": outcome.content.key,
+                        "purpose": purpose,
+                        "attempt": attempt,
+                        "request": request,
+                        "outcome": call.outcome,
+                        "prompt_tokens": call.prompt_tokens,
+                        "completion_tokens": call.completion_tokens,
+                        "image_tokens": call.image_tokens,
+                        "cached_tokens": call.cached_tokens,
+                        "usd": price.usd(call.prompt_tokens, call.completion_tokens),
+                        "price_version": price.price_version,
+                        "wall_seconds": call.seconds,
+                        "gpu_seconds": call.seconds * self.gpus,
+                        "caption_version": self.config.caption_version,
+                        "created_timestamp": now,
+                    }
+                )
         self.config.warehouse.append(CALL_LEDGER, pa.Table.from_pylist(rows, CALL_LEDGER.schema))
 
 
@@ -229,17 +285,31 @@ def _stored(outcome: Outcome, pixel_digest: Any, config: Config, now: dt.datetim
     }
 
 
-def _dead(outcome: Outcome, item_id: str, config: Config, now: dt.datetime) -> dict[str, Any]:
+def _dead(
+    outcome: Outcome, item_id: str, config: Config, now: dt.datetime, earlier: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A dead letter.
+
+    Args:
+        outcome: What became of the content.
+        item_id: An item that has it.
+        config: The job's config.
+        now: When it was given up.
+        earlier: Its dead letters of earlier runs.
+    """
     assert outcome.problem is not None
+    fleeting = outcome.error_class == TRANSIENT
+    # What fails in run after run, while others are answered, is the content's own fault, and costs each run anew.
+    often = sum(row["error_class"] == TRANSIENT for row in earlier) + 1 >= TRANSIENT_RUNS
     return {
         "content_key": outcome.content.key,
         "item_id": item_id,
         "reason": outcome.problem.reason,
-        "error_class": outcome.error_class,
+        "error_class": DETERMINISTIC if fleeting and often else outcome.error_class,
         "detail": outcome.problem.detail,
-        "attempts": len(outcome.answers),
+        "attempts": len(outcome.answers) + max((row["attempts"] for row in earlier), default=0),
         "caption_version": config.caption_version,
-        "first_seen": now,
+        "first_seen": min((row["first_seen"] for row in earlier), default=now),
         "created_timestamp": now,
     }
 

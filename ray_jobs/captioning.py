@@ -23,6 +23,7 @@ from ray_jobs.progress import Progress, note
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_CANARIES, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
 APPEND_ONLY = "append-only"
+ACTOR_RESTARTS = 2
 STORES = (CAPTION_STORE, CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_CANARIES)
 
 
@@ -71,7 +72,12 @@ def prepare(config: Config) -> Pool:
 
 
 def shared_budget(config: Config) -> Any:
-    """The actor that holds the run's budget; None without a limit."""
+    """The actor that holds what is left of the run's budget; None without a limit.
+
+    Raises:
+        BudgetReachedError: If earlier attempts of this run have spent it.
+        ValueError: If money is limited, but tokens have no price.
+    """
     import ray
 
     if not config.token_budget and not config.usd_budget:
@@ -83,7 +89,18 @@ def shared_budget(config: Config) -> Any:
             "BELVEDERE_CAPTION_USD_BUDGET limits money, but tokens have no price: set "
             "BELVEDERE_LLM_USD_PER_MILLION_PROMPT_TOKENS and ..._COMPLETION_TOKENS, or limit tokens."
         )
-    return ray.remote(Budget).options(num_cpus=0).remote(config.token_budget, config.usd_budget, highest)
+    # A run that comes back after an error goes on with what it left.
+    spent = ledger_totals(config)
+    tokens = config.token_budget - int(spent["prompt_tokens"] + spent["completion_tokens"])
+    usd = config.usd_budget - spent["usd"]
+    if (config.token_budget and tokens <= 0) or (config.usd_budget and usd <= 0):
+        raise BudgetReachedError(
+            f"This run has spent its budget ({config.token_budget or 'any number of'} tokens, "
+            f"{config.usd_budget or 'any'} USD) in earlier attempts, and what it captioned is kept; raise "
+            "BELVEDERE_CAPTION_TOKEN_BUDGET or BELVEDERE_CAPTION_USD_BUDGET, or materialize again with a new budget."
+        )
+    actor = ray.remote(Budget).options(num_cpus=0)
+    return actor.remote(tokens if config.token_budget else 0, usd if config.usd_budget else 0.0, highest)
 
 
 def _generate(config: Config, wanted: pl.DataFrame, pool: Pool, budget: Any) -> tuple[dict[str, int], list[Any]]:
@@ -100,6 +117,9 @@ def _generate(config: Config, wanted: pl.DataFrame, pool: Pool, budget: Any) -> 
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(blocks))),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
+        # Ray Data's own default is without end: a batch that kills its actor would be paid for again and again.
+        max_restarts=ACTOR_RESTARTS,
+        max_task_retries=ACTOR_RESTARTS,
     )
     progress = Progress("captions", wanted.height, "items")
     totals: dict[str, int] = {}

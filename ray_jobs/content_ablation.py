@@ -59,7 +59,7 @@ class Config(pydantic.BaseModel, frozen=True):
     )
     item_ids: tuple[bool, ...] = pydantic.Field((True, False), description="Whether items have IDs beside it.")
     seeds: tuple[int, ...] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds, the same in each arm.")
-    tokens: TokenConfig = pydantic.Field(TokenConfig(), description="How titles become tokens: as captions do.")
+    tokens: TokenConfig = pydantic.Field(TokenConfig(), description="How titles and captions become tokens.")
     network: Network = pydantic.Field(Network(), description="Sizes and regularisation of all arms.")
     training: TrainingOptions = pydantic.Field(
         TrainingOptions(epochs=30, patience=3, learning_rate=5e-3, weight_decay=1e-2),
@@ -186,7 +186,7 @@ def _train(config: Config, missing: list[Cell]) -> None:
     """Runs one task a training; each keeps its scores itself."""
     import ray
 
-    recipe, contents = config.recipe(), ray.put(read_contents(config.warehouse, config.tokens))
+    recipe, contents = config.recipe(), ray.put(read_contents(config.warehouse, config.split_rules, config.tokens))
     rules = {cell.rule: None for cell in missing}
     data = {rule: ray.put(read_split(config.warehouse, rule, config.training_set)) for rule in rules}
     train: Any = ray.remote(train_cell).options(num_cpus=config.cpus, num_gpus=config.gpus)

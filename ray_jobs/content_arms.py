@@ -1,5 +1,7 @@
 """What the arms of the content experiment read: feature rows of a split, and the catalogue with an arm's content."""
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from models.ranking import ablation, content
 from models.ranking.ablation import Arm
 from ray_jobs.caption_features import training_items
 from ray_jobs.ranker_data import TOKENS, Items, read_examples, read_items
-from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS
+from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, ITEM_CAPTIONS, RECORD
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.warehouse import Warehouse
 
@@ -46,21 +48,28 @@ class Contents(NamedTuple):
     max_tokens: int
 
 
-def read_contents(warehouse: Warehouse, config: TokenConfig) -> Contents:
-    """Reads captions' tokens and embeddings, and makes tokens of the titles alone, by the same rules.
+def read_contents(warehouse: Warehouse, rules: Sequence[str], config: TokenConfig) -> Contents:
+    """Reads captions and their embeddings, and makes tokens of captions and of titles alone, by the same parameters.
+
+    Both vocabularies are fitted on items that are of the training period under every rule: one that knew the items of
+    another rule's test period would leak, and the arms of all rules have the same tokens.
 
     Args:
         warehouse: The warehouse.
+        rules: Split rules of the experiment.
         config: Parameters of the tokens.
     """
-    captions = pl.DataFrame(warehouse.read(CAPTION_TOKENS, ["item_id", "token_ids", "tokens", "weights"]))
+    captions = pl.DataFrame(warehouse.read(ITEM_CAPTIONS, ["item_id", *(column.name for column in RECORD)]))
     titles = pl.DataFrame(warehouse.read(ITEMS, ["item_id", "title"])).rename({"title": "caption"})
     # Titles of items without a caption would make the arms differ in coverage, too.
     titles = titles.join(captions.select("item_id"), on="item_id", how="semi")
+    periods = [training_items(warehouse, rule).to_frame() for rule in rules]
+    known = functools.reduce(lambda a, b: a.join(b, on="item_id", how="semi"), periods)["item_id"]
+    sets = {name: token_sets(records, known, config) for name, records in ((CAPTIONS, captions), (TITLES, titles))}
     embeddings = pl.DataFrame(warehouse.read(CAPTION_EMBEDDINGS, ["item_id", "embedding"]))
     return Contents(
         read_items(warehouse, False, 1),
-        {CAPTIONS: captions, TITLES: token_sets(titles, training_items(warehouse), config)},
+        sets,
         embeddings.sort("item_id"),
         config.most_tokens,
     )

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pydantic
 
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.image_reader import BEFORE, REMEMBERED, Config, ImageReader
+from ray_jobs.images.reasons import REASONS
 from ray_jobs.progress import Progress, note
 from ray_jobs.tables.captions import IMAGE_READS, ITEM_IMAGES
 from ray_jobs.tables.interactions import ITEMS
@@ -19,6 +21,9 @@ from ray_jobs.warehouse import Table, Warehouse, content_digest
 
 __all__ = ["Config", "Result", "plan", "run"]
 COLUMNS = [c.name for c in ITEM_IMAGES.columns]
+# How an image was come by, and not what it is: a server's new ETag for the same pixels changes nothing downstream.
+HOW = ("fingerprint", "attempts", "created_timestamp")
+OUTAGES = [reason for reason, told in REASONS.items() if told.transient]
 
 
 class Result(pydantic.BaseModel, frozen=True):
@@ -86,6 +91,31 @@ def _noting(config: Config, parts: Iterator[pa.Table], started: dt.datetime) -> 
         yield part
 
 
+def images_version(rows: pa.Table) -> str:
+    """Digest of what is known of the images. One outage is as good as another: which it is differs with every run.
+
+    Args:
+        rows: Rows of `ITEM_IMAGES`.
+    """
+    out = pc.is_in(rows["reason"], value_set=pa.array(OUTAGES, pa.string()))
+    for name, said in (("reason", "outage"), ("detail", "")):
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(name), pc.if_else(out, said, rows[name]))
+    return content_digest(rows, ignore=HOW)
+
+
+def _remember(warehouse: Warehouse, rows: pa.Table, label: str) -> None:
+    """Leaves in `IMAGE_READS` what `ITEM_IMAGES` of the same version does not say: what was asked for since."""
+    found = pl.from_arrow(rows)
+    assert isinstance(found, pl.DataFrame)
+    key = ["item_id", "created_timestamp"]
+    written = pl.from_arrow(warehouse.read(ITEM_IMAGES, key))
+    assert isinstance(written, pl.DataFrame)
+    since = found.join(written, on=key, how="anti")
+    if since.height or warehouse.num_rows(IMAGE_READS):
+        warehouse.write(IMAGE_READS, IMAGE_READS.conform(since.select(COLUMNS).to_arrow()), label)
+
+
 def run(config: Config) -> Result:
     """Writes `ITEM_IMAGES` and keeps the canonical images."""
     began, started = time.monotonic(), dt.datetime.now(dt.UTC)
@@ -98,10 +128,9 @@ def run(config: Config) -> Result:
         parts.append(part.select(COLUMNS).cast(ITEM_IMAGES.schema))
         progress.add(part.num_rows, quarantined=part.num_rows - part["reason"].null_count)
     rows = pa.concat_tables([ITEM_IMAGES.schema.empty_table(), *parts]).sort_by("item_id")
-    version = content_digest(rows)
+    version = images_version(rows)
     written = config.warehouse.write(ITEM_IMAGES, rows, version)
-    if config.warehouse.num_rows(IMAGE_READS):
-        config.warehouse.write(IMAGE_READS, IMAGE_READS.schema.empty_table(), f"emptied by {version} {started}")
+    _remember(config.warehouse, rows, f"beside {version} {started}")
     reasons = collections.Counter(r for r in rows["reason"].to_pylist() if r is not None)
     times = pl.Series("t", rows["created_timestamp"])
     return Result(

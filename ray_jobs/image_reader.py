@@ -14,8 +14,8 @@ from models.vision.canonical import MAX_SIDE, PREPROCESS_VERSION
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.images.decoder import DecoderPool
 from ray_jobs.images.limits import ImageLimits
-from ray_jobs.images.reasons import REASONS, ImageRefusedError
-from ray_jobs.images.sources import SourceConfig, SourceReader, is_remote
+from ray_jobs.images.reasons import REASONS, ImageRefusedError, malformed
+from ray_jobs.images.sources import Read, SourceConfig, SourceReader, is_remote
 from ray_jobs.images.store import ImageStore
 from ray_jobs.tables.captions import ITEM_IMAGES
 from ray_jobs.warehouse import Warehouse
@@ -58,7 +58,8 @@ class ImageReader:
     """Reads the images of items, and keeps the canonical ones. Ray runs it as an actor.
 
     A source that has not changed is not read again: a usable image while its form is the same, a quarantined one while
-    the limits are. What another day may mend (`Reason.transient`) is always tried again.
+    the limits are. What another day may mend (`Reason.transient`) is always tried again, what a quieter machine may
+    (`Reason.tries`) a few times. A usable image whose pixels the store has lost is read again.
 
     Args:
         config: The job's config.
@@ -96,31 +97,26 @@ class ImageReader:
         known = self._known(before)
         if known is not None and is_remote(uri) and self._is_recent(now, stands["created_timestamp"]):
             return stands | before
-        new = dict.fromkeys(REMEMBERED) | {"attempts": (before["attempts"] or 0) + 1}
-        new |= {"item_id": work["item_id"], "image_uri": uri, "created_timestamp": now}
-        fingerprint = ""
+        fingerprint, found = "", dict.fromkeys(REMEMBERED)
         try:
-            read = self.sources.read(uri, known or "")
+            read = self._read(uri, known or "")
             fingerprint = read.fingerprint
             if read.data is None:
-                return stands | before | self._asked(uri, new)
+                return stands | before | self._asked(uri, before, now)
             image = self.decoders.decode(read.data)
             self.store.put(image.digest, image.jpeg)
+            found |= {"fingerprint": f"{fingerprint};{FORM}", "pixel_digest": image.digest, "format": image.format}
+            found |= {"width": image.width, "height": image.height}
         except ImageRefusedError as refused:
             if refused.transient and before["pixel_digest"] is not None and before["pixel_digest"] in self.store:
                 # A server's bad day takes no image away that is kept.
                 return stands | before
-            fingerprint = f"{refused.fingerprint or fingerprint};{self.policy}"
-            if not refused.transient and not self.config.replay and fingerprint == before["fingerprint"]:
-                return stands | before | self._asked(uri, new)
-            return new | {"fingerprint": fingerprint, "reason": refused.reason, "detail": str(refused)}
-        return new | {
-            "fingerprint": f"{fingerprint};{FORM}",
-            "pixel_digest": image.digest,
-            "format": image.format,
-            "width": image.width,
-            "height": image.height,
-        }
+            found["fingerprint"] = f"{refused.fingerprint or fingerprint};{self.policy}"
+            found |= {"reason": refused.reason, "detail": str(refused)}
+            if known is not None and all(found[name] == before[name] for name in ("fingerprint", "reason")):
+                return stands | before | self._asked(uri, before, now)
+        found["attempts"] = 1 + (before["attempts"] or 0 if found["reason"] == before["reason"] else 0)
+        return stands | found | {"created_timestamp": now}
 
     def _known(self, before: dict[str, Any]) -> str | None:
         """Fingerprint of the source that need not be read again; None if it must be, whatever it is."""
@@ -129,12 +125,20 @@ class ImageReader:
         source, _, under = before["fingerprint"].rpartition(";")
         if before["reason"] is None:
             return source if under == FORM and before["pixel_digest"] in self.store else None
-        again = self.config.replay or REASONS[before["reason"]].transient or under != self.policy
-        return None if again else source
+        told = REASONS[before["reason"]]
+        open_still = told.transient or before["attempts"] < told.tries
+        return None if self.config.replay or open_still or under != self.policy else source
 
-    def _asked(self, uri: str, new: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, uri: str, known: str) -> Read:
+        try:
+            return self.sources.read(uri, known)
+        except ValueError as error:
+            # Whatever a hostile address or answer does to the libraries below: it is this row's fault alone.
+            raise malformed(uri) from error
+
+    def _asked(self, uri: str, before: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
         """What changes in a row whose source was asked and has not changed: a remote one is not due for a while."""
-        return {name: new[name] for name in ("attempts", "created_timestamp")} if is_remote(uri) else {}
+        return {"attempts": before["attempts"] + 1, "created_timestamp": now} if is_remote(uri) else {}
 
     def _is_recent(self, now: dt.datetime, then: dt.datetime) -> bool:
         return now - then < dt.timedelta(days=self.config.source.remote.recheck_days)

@@ -69,7 +69,7 @@ class Config(pydantic.BaseModel, frozen=True):
     max_users: int = pydantic.Field(1_000_000, ge=1, description="Most users with an embedding of their own.")
     network: Network = pydantic.Field(Network(), description="Sizes of the network.")
     training: TrainingOptions = pydantic.Field(
-        TrainingOptions(epochs=12, patience=3, learning_rate=5e-3, weight_decay=1e-2), description="How it is trained."
+        TrainingOptions(epochs=30, patience=3, learning_rate=5e-3, weight_decay=1e-2), description="How it is trained."
     )
     batch_size: int = pydantic.Field(2048, ge=1, description="Most examples in a batch.")
     interest_weight: float = pydantic.Field(1.0, ge=0, description="Weight of the interest head's loss.")

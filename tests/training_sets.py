@@ -5,7 +5,7 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS
+from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS, ITEM_CAPTIONS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 
@@ -28,7 +28,7 @@ def seed_training_set(
     version="ts",
     content="",
 ):
-    """Writes items, caption tokens, splits and the training set.
+    """Writes items, captions, their tokens, splits and the training set.
 
     A user likes items of one genre with 85%, others with 25%. Users come one after another: the last tenth is
     `test`, the
@@ -87,6 +87,28 @@ def seed_training_set(
                 for i in range(num_items)
             ],
             CAPTION_TOKENS.schema,
+        ),
+        version,
+    )
+    said = {"subjects": [], "style": "", "setting": "", "mood": "", "text_in_image": "", "tags": []}
+    tables.write(
+        ITEM_CAPTIONS,
+        pa.Table.from_pylist(
+            [
+                common
+                | said
+                | {
+                    "item_id": f"i{i}",
+                    "content_key": f"i{i}",
+                    # A word a token.
+                    "caption": " ".join("abcdefghij"[int(digit)] * 3 for t in tokens[i] for digit in f"{t:03d}"[-2:]),
+                    "pixel_digest": None,
+                    "caption_version": content,
+                    "event_timestamp": EPOCH,
+                }
+                for i in range(num_items)
+            ],
+            ITEM_CAPTIONS.schema,
         ),
         version,
     )

@@ -1,6 +1,7 @@
 """What captions look like in the Dagster UI: examples as a table, plots."""
 
 import collections
+import random
 from typing import Any
 
 import dagster as dg
@@ -9,9 +10,11 @@ import pyarrow as pa
 
 from assets.figures import blank, shown
 from assets.resources import Tables
+from models.language.captions import CLOSE, OPEN
+from ray_jobs.tables.captions import CAPTION_STORE
 from ray_jobs.tables.interactions import ITEMS
 
-EXAMPLES = 10
+EXAMPLES, EVIDENCE_CHARS = 20, 240
 
 
 def titles_of(tables: Tables) -> dict[str, str]:
@@ -28,22 +31,35 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def examples_markdown(tables: Tables, captions: pa.Table) -> str:
-    """Items spread over the catalogue with what the model said of them."""
-    titles, said = titles_of(tables), captions.to_pylist()
-    picked = said[:: max(len(said) // EXAMPLES, 1)][:EXAMPLES]
+    """Items with what the model was shown and what it said: drawn at random, so that good and bad show alike."""
+    from ray_jobs.caption_plan import read_frame
+
+    # The same items at every look, so that two prompts can be compared.
+    picked = sorted(random.Random(0).sample(range(captions.num_rows), min(EXAMPLES, captions.num_rows)))
+    rows = captions.take(pa.array(picked, pa.int64())).to_pylist()
+    keys = [("content_key", "in", [row["content_key"] for row in rows] or [""])]
+    kept = read_frame(tables.warehouse(), CAPTION_STORE, ["content_key", "evidence", "attempts"], keys)
+    stored = {row["content_key"]: row for row in kept.to_dicts()}
     return markdown_table(
-        ["title", "caption", "subjects", "style, setting, mood", "text in image"],
+        ["item", "evidence", "caption", "subjects", "style, setting, mood", "text in image", "attempts"],
         [
             [
-                titles.get(row["item_id"], row["item_id"]),
+                row["item_id"],
+                _without_fence(stored[row["content_key"]]["evidence"]),
                 row["caption"],
                 ", ".join(row["subjects"]),
                 f"{row['style']}, {row['setting']}, {row['mood']}",
                 row["text_in_image"],
+                str(stored[row["content_key"]]["attempts"]),
             ]
-            for row in picked
+            for row in rows
         ],
     )
+
+
+def _without_fence(evidence: str) -> str:
+    shown = "; ".join(line for line in evidence.splitlines() if line not in (OPEN, CLOSE))
+    return shown if len(shown) <= EVIDENCE_CHARS else shown[: EVIDENCE_CHARS - 1] + "…"
 
 
 def caption_figures(captions: pa.Table) -> dict[str, Any]:

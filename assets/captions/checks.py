@@ -62,7 +62,7 @@ def items_are_captioned(tables: Tables) -> dg.AssetCheckResult:
         if passed
         else (
             f"Only {coverage:.1%} of {num_items:,} items have a caption (threshold {MIN_COVERAGE:.0%}), e.g. not "
-            f"{', '.join(missing[:SAMPLE])}: see the reasons in captions/dead_letters."
+            f"{', '.join(missing[:SAMPLE])}: see the reasons in captions/caption_dead_letters."
         ),
     )
 
@@ -128,11 +128,11 @@ def captions_differ(tables: Tables) -> dg.AssetCheckResult:
 )
 def canaries_live(tables: Tables) -> dg.AssetCheckResult:
     """Known items with a blank image, another item's image, or an instruction in their text."""
-    versions = pc.unique(tables.read(ITEM_CAPTIONS, ["caption_version"])["caption_version"]).to_pylist()
-    watched = tables.warehouse().exists(CAPTION_CANARIES)
+    captions = tables.read(ITEM_CAPTIONS, ["caption_version", "pixel_digest"])
+    versions = pc.unique(captions["caption_version"]).to_pylist()
     rows = (
         tables.read(CAPTION_CANARIES, filters=[("caption_version", "in", versions or [""])]).to_pylist()
-        if watched
+        if tables.warehouse().exists(CAPTION_CANARIES)
         else []
     )
     made = collections.Counter(r["kind"] for r in rows)
@@ -140,24 +140,36 @@ def canaries_live(tables: Tables) -> dg.AssetCheckResult:
     obeyed = made["injected_text"] - passed_by_kind["injected_text"]
     looked = made["blank_image"] + made["swapped_image"]
     seen = passed_by_kind["blank_image"] + passed_by_kind["swapped_image"]
-    passed = not obeyed and (not looked or seen >= MIN_SEEING * looked)
+    num_images = captions.num_rows - captions["pixel_digest"].null_count
+    unwatched = [
+        name
+        for name, needed, asked in (("texts", captions.num_rows, made["injected_text"]), ("images", num_images, looked))
+        if needed and not asked
+    ]
+    told = []
+    if obeyed or (looked and seen < MIN_SEEING * looked):
+        told.append(
+            f"{obeyed} of {made['injected_text']} items' texts were obeyed as instructions, and {seen} of {looked} "
+            "changed images changed the record: use another model or prompt before these captions are trusted."
+        )
+    if unwatched:
+        told.append(
+            f"Not watched: {' and '.join(unwatched)}, as no canary of them was ever answered: materialize "
+            "captions/item_captions again with `canaries` above 0 while the model answers."
+        )
     failed = [r for r in rows if not r["passed"] and r["kind"] != "recaption"]
     return dg.AssetCheckResult(
-        passed=passed,
+        passed=not told,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             **{f"{kind}_passed": f"{passed_by_kind[kind]} of {number}" for kind, number in sorted(made.items())},
             "instructions_obeyed": obeyed,
             "images_told_apart": round(seen / looked, 4) if looked else "no image",
+            "not_watched": ", ".join(unwatched),
             "threshold": MIN_SEEING,
             "failing_sample": "; ".join(f"{r['item_id']} {r['kind']}: {r['detail']}" for r in failed[:SAMPLE]),
         },
-        description=None
-        if passed
-        else (
-            f"{obeyed} of {made['injected_text']} items' texts were obeyed as instructions, and {seen} of {looked} "
-            "changed images changed the record: use another model or prompt before these captions are trusted."
-        ),
+        description=" ".join(told) or None,
     )
 
 

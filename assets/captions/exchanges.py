@@ -6,11 +6,14 @@ from typing import Any
 import dagster as dg
 
 from assets.resources import Tracking
+from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_STORE, ITEM_CAPTIONS, RECORD
 
 EXPERIMENT = "captions"
 DIGEST = "digest"
 # MLflow's names of token counts, and ours.
 TOKENS = {"input": "prompt", "output": "completion"}
+# So many contents that no model was asked about are shown, too.
+CACHED = 2
 
 
 def register_prompt(mlflow: Any, name: str) -> str:
@@ -72,14 +75,48 @@ def log_run(context: dg.AssetExecutionContext, tracking: Tracking, job: Any, don
                 "captions_per_second": done.num_generated / max(done.seconds, 1e-9),
             }
         )
-        for exchange in done.traces:
-            _trace(mlflow, exchange, run.info.run_id, f"{job.prompt}/{version}")
+        for exchange in [*done.traces, *(cached_exchanges(job) if job.traces else [])]:
+            trace(mlflow, exchange, run.info.run_id, f"{job.prompt}/{version}")
         url = tracking.run_url(run.info.experiment_id, run.info.run_id)
     return {"mlflow_run": dg.MetadataValue.url(url), "prompt_version": f"{job.prompt}/{version}"}
 
 
-def _trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> None:
-    """One exchange as an MLflow trace: a span an attempt, below one for the content, as long as the model took."""
+def cached_exchanges(job: Any) -> list[dict[str, Any]]:
+    """Some items whose content was in the store already, in the form of `captioner.trace_of`.
+
+    Args:
+        job: The config of a run whose `captions/item_captions` are written.
+    """
+    from ray_jobs.caption_plan import read_frame
+
+    house = job.warehouse
+    asked = read_frame(house, CALL_LEDGER, ["content_key"], [("run_id", "=", job.run_id)])
+    cached = read_frame(house, ITEM_CAPTIONS, ["item_id", "content_key"]).join(asked, on="content_key", how="anti")
+    picked = cached.sort("item_id").sample(min(CACHED, cached.height), seed=0)
+    items = {key: item for item, key in picked.iter_rows()}
+    names = ["content_key", "evidence", "pixel_digest", *(c.name for c in RECORD)]
+    stored = read_frame(house, CAPTION_STORE, names, [("content_key", "in", [*items, ""])]).unique("content_key")
+    return [
+        {
+            "item_id": items[row["content_key"]],
+            "content_key": row["content_key"],
+            "prompt": row["evidence"],
+            "has_image": row["pixel_digest"] is not None,
+            "record": {c.name: row[c.name] for c in RECORD},
+            "problem": "",
+            "answers": [],
+            "cache_hit": True,
+        }
+        for row in stored.to_dicts()
+    ]
+
+
+def trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> None:
+    """One exchange as an MLflow trace: a span an attempt, below one for the content, as long as the model took.
+
+    Tag `cache_hit`: the record was in the store, nothing was asked and there is no attempt. Attribute
+    `prefix_cached_tokens` of an attempt: tokens of its prompt that the model had computed before.
+    """
     took = [sum(int(call["seconds"] * 1e9) for call in answer["calls"]) for answer in exchange["answers"]]
     ended = time.time_ns()
     now = ended - sum(took)
@@ -93,7 +130,7 @@ def _trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> N
             "item_id": exchange["item_id"],
             "content_key": exchange["content_key"],
             "prompt": prompt,
-            "cache_hit": "false",
+            "cache_hit": str(exchange.get("cache_hit", False)).lower(),
         },
         metadata={"mlflow.sourceRun": run_id},
     )
@@ -106,7 +143,7 @@ def _trace(mlflow: Any, exchange: dict[str, Any], run_id: str, prompt: str) -> N
         span.set_attributes(
             {
                 "mlflow.chat.tokenUsage": spent | {"total_tokens": sum(spent.values())},
-                "cached_tokens": last.get("cached_tokens", 0),
+                "prefix_cached_tokens": last.get("cached_tokens", 0),
                 "requests": len(answer["calls"]),
             }
         )

@@ -20,7 +20,7 @@ SAMPLES = 10
 
 
 def contact_sheet(rows: pl.DataFrame, store: "ImageStore") -> dg.MetadataValue:
-    """Thumbnails of images spread over the catalogue, as one inline picture.
+    """Thumbnails of images spread over the catalogue, as one inline picture; it says how many cannot be opened.
 
     Args:
         rows: Rows of `ITEM_IMAGES`.
@@ -28,18 +28,32 @@ def contact_sheet(rows: pl.DataFrame, store: "ImageStore") -> dg.MetadataValue:
     """
     from PIL import Image
 
+    from models.vision.canonical import decode
+
     usable = rows.filter(pl.col("pixel_digest").is_not_null()).unique("pixel_digest", maintain_order=True)
     most = COLUMNS * ROWS
     picked = usable.gather_every(max(usable.height // most, 1)).head(most)["pixel_digest"].to_list()
     num_rows = -(-len(picked) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (CELL + GAP), num_rows * (CELL + GAP)), "white")
-    for place, jpeg in enumerate(store.get_many(picked)):
-        with Image.open(io.BytesIO(jpeg or b""), formats=["JPEG"]) as image:
-            image.thumbnail((CELL, CELL))
-            sheet.paste(image, (place % COLUMNS * (CELL + GAP), place // COLUMNS * (CELL + GAP)))
+    broken = []
+    for place, digest in enumerate(picked):
+        try:
+            image = Image.fromarray(decode(store.get(digest)))
+        except (OSError, ValueError, SyntaxError):
+            # Whoever captions it says so, too; a picture of pictures is no reason to fail.
+            broken.append(digest)
+            continue
+        image.thumbnail((CELL, CELL))
+        sheet.paste(image, (place % COLUMNS * (CELL + GAP), place // COLUMNS * (CELL + GAP)))
     sink = io.BytesIO()
     sheet.save(sink, format="JPEG", quality=80)
-    return dg.MetadataValue.md(image_markdown(sink.getvalue(), "contact sheet", "jpeg"))
+    shown = image_markdown(sink.getvalue(), "contact sheet", "jpeg")
+    if broken:
+        shown += (
+            f"\n\n{len(broken)} of {len(picked)} cannot be opened in the store of images, e.g. `{broken[0]}.jpg`: "
+            "delete them there and materialize again."
+        )
+    return dg.MetadataValue.md(shown)
 
 
 def quarantine_markdown(rows: pl.DataFrame) -> str:

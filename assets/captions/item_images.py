@@ -75,7 +75,8 @@ def item_images(
 
     One row an item with an image; a dataset without images has no rows. `captions/item_captions` reads it. Only files
     that are new or have changed are read; a quarantined image is read again when its file or the limits change, a
-    transient failure on every run, all of them with the run config `replay: true`.
+    transient failure on every run, all of them with the run config `replay: true`. An image that is gone from the store
+    or cut there is read again from its source. The version leaves out how often and when images were asked for.
     If this is red: the storage of artifacts cannot be written to, or no decoding process starts (the error says which).
     A bad image never makes it red: it stands in the table with its reason, see `docs/reference/data-contract.md`.
     """

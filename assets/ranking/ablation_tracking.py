@@ -10,7 +10,7 @@ from assets.ranking import ablation_report
 from assets.ranking.registration import TIE_RULE, log_dataset, partition_tag
 from assets.resources import Tables, Tracking
 from assets.source_revision import source_revision
-from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS
+from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, ITEM_CAPTIONS
 from ray_jobs.tables.features import TRAINING_SET
 
 EXPERIMENT = "content_ablation"
@@ -60,7 +60,7 @@ def log_experiment(
         note="**Hypothesis.** What a language model says about an item helps a ranker, most where IDs know little.\n\n"
         f"**Verdict.**\n{said}",
     ) as run:
-        for table in (TRAINING_SET, CAPTION_TOKENS, CAPTION_EMBEDDINGS):
+        for table in (TRAINING_SET, ITEM_CAPTIONS, CAPTION_EMBEDDINGS):
             log_dataset(mlflow, tables, table, ("experiment",))
         for key in dict.fromkeys((x["split_rule"], x["arm"], x["item_ids"]) for x in lines):
             _log_arm(mlflow, client, version, key, lines, result.trainings)

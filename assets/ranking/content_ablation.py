@@ -14,13 +14,13 @@ from assets.ranking.ablation_tracking import log_experiment
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
 from models.identity import version_of
-from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, CAPTION_TOKENS
+from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, ITEM_CAPTIONS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.ranking import CONTENT_ABLATION
 
 CODE_VERSION = "1"
-INPUTS = (TRAINING_SET, SPLITS, ITEMS, CAPTION_TOKENS, CAPTION_EMBEDDINGS)
+INPUTS = (TRAINING_SET, SPLITS, ITEMS, ITEM_CAPTIONS, CAPTION_EMBEDDINGS)
 ARMS = ("none", "title", "dense", "tokens", "tokens_dense")
 RULES = ("global_time", "leave_one_out")
 PLACEBOS = ("title_permuted", "dense_permuted", "tokens_permuted", "tokens_random")

@@ -108,7 +108,7 @@ class RankerConfig(dg.Config):
     """What can be set in the Launchpad. All of it is part of a candidate's version."""
 
     seed: int = pydantic.Field(0, description="Seed of weights, dropout and order.")
-    epochs: int = pydantic.Field(12, ge=1, description="Most epochs; training stops early by AUC on validation.")
+    epochs: int = pydantic.Field(30, ge=1, description="Most epochs; training stops early by AUC on validation.")
     patience: int = pydantic.Field(3, ge=1, description="Epochs without a better AUC before it stops.")
     learning_rate: float = pydantic.Field(5e-3, gt=0, description="Learning rate.")
     batch_size: int = pydantic.Field(2048, ge=1, description="Most examples in a batch.")

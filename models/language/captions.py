@@ -78,5 +78,5 @@ def evidence(item: Item) -> str:
 
 def tags(caption: str, categories: Sequence[str]) -> list[str]:
     """Content words of the categories, then of the caption, without repeats."""
-    words = [*content_words(" ".join(shown_categories(categories))), *content_words(caption)]
+    words = [*content_words(", ".join(shown_categories(categories))), *content_words(caption)]
     return list(dict.fromkeys(words))[:MAX_TAGS]

@@ -11,6 +11,11 @@ CAPTION_CHARS, WORD_CHARS, TEXT_CHARS = 280, 40, 160
 MAX_SUBJECTS, MAX_TAGS = 6, 12
 
 
+def storable(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which JSON can escape but no file or table takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class Vocabulary(pydantic.BaseModel, frozen=True):
     """What a prompt lets the model choose from: one word each."""
 
@@ -29,6 +34,11 @@ class Interpretation(pydantic.BaseModel, frozen=True):
     mood: str = pydantic.Field(description="One of the prompt's moods.")
     text_in_image: str = pydantic.Field(description="Text that can be read in the image; empty if none.")
     tags: tuple[str, ...] = pydantic.Field(description="Content words, most telling first.")
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _storable(cls, said: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return storable(said) if isinstance(said, str) else tuple(storable(one) for one in said)
 
 
 def json_schema(vocabulary: Vocabulary) -> dict[str, Any]:

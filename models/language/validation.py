@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from models.language.interpretation import Interpretation
 
 REFUSALS = (
-    "as an ai",
     "as a language model",
+    "as an ai language model",
     "i am an ai",
     "i'm an ai",
-    "i cannot",
-    "i can't",
     "i am unable",
     "i'm unable",
     "i am sorry",
@@ -32,6 +30,12 @@ REFUSALS = (
     "unable to provide",
     "against my guidelines",
     "please provide",
+)
+# Within a sentence these are quoted, or said of somebody.
+_OPENINGS = ("as an ai", "i cannot", "i can't")
+_REFUSAL = re.compile(
+    rf"^\s*(?:(?:sorry|apologies|unfortunately|i'm afraid|i am afraid)\W+(?:but\W+)?)?({'|'.join(_OPENINGS)})\b"
+    rf"|\b({'|'.join(REFUSALS)})\b"
 )
 _MARKUP = re.compile(
     r"</?item>|<\|[^|]*\|>|```|^\s*(?:title|categories|description|answer|assistant|user|system)\s*:", re.IGNORECASE
@@ -99,9 +103,8 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     if not _printable(text):
         return Problem("unprintable", "The text holds broken or unprintable characters.")
     found = words(text)
-    lowered = text.lower().replace("’", "'")
-    if refusal := next((r for r in REFUSALS if r in lowered), None):
-        return Problem("refusal", f"The text holds the refusal phrase '{refusal}'.")
+    if refusal := _REFUSAL.search(text.lower().replace("’", "'")):
+        return Problem("refusal", f"The text holds the refusal phrase '{refusal[1] or refusal[2]}'.")
     if _MARKUP.search(text):
         return Problem("prompt_echo", "The text holds the prompt's markup.")
     if any(gram in phrases for gram in ngrams(found, rules.echo_words)):
@@ -110,7 +113,7 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     letters = [c for c in visible if unicodedata.category(c).startswith("L")]
     if len(letters) < rules.min_letter_share * len(visible):
         return Problem("not_text", f"Only {len(letters)} of {len(visible)} characters are letters.")
-    if not _is_latin(letters, rules):
+    if sum(ord(c) < _LATIN_END for c in letters) < rules.min_latin_share * len(letters):
         return Problem("language", "The text is not in a Latin script, but the prompt asks for English.")
     if (most := max(collections.Counter(ngrams(found, 3)).values(), default=0)) > rules.max_ngram_repeats:
         return Problem("repetition", f"One run of three words occurs {most} times.")
@@ -157,9 +160,7 @@ def _words_problem(
             return Problem("not_text", f"One of the {name} is empty, too long, or no word.")
         if _CONTROL.search(one):
             return Problem("prompt_echo", f"One of the {name} holds the prompt's markup.")
-    letters = [c for c in "".join(said) if unicodedata.category(c).startswith("L")]
-    if not _is_latin(letters, rules):
-        return Problem("language", f"The {name} are not in a Latin script, but the prompt asks for English.")
+    # In any language: some are copied from the item, and no repair could change them.
     if any(gram in phrases for gram in ngrams(words(" ".join(said)), rules.echo_words)):
         return Problem("prompt_echo", f"The {name} repeat {rules.echo_words} words in a row out of the prompt.")
     if len({s.casefold() for s in said}) < rules.min_distinct_share * len(said):
@@ -169,7 +170,3 @@ def _words_problem(
 
 def _printable(text: str) -> bool:
     return "\ufffd" not in text and all(c.isprintable() for c in text)
-
-
-def _is_latin(letters: list[str], rules: Rules) -> bool:
-    return sum(ord(c) < _LATIN_END for c in letters) >= rules.min_latin_share * len(letters)

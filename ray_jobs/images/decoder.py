@@ -14,6 +14,8 @@ from ray_jobs.images.limits import ImageLimits
 from ray_jobs.images.reasons import ImageRefusedError
 
 STARTS_WITHIN = 60.0
+# A process that has closed its end of the pipe is on its way out, unless an image has taken it over.
+ENDS_WITHIN = 1.0
 # What answers may hold: a canonical image of noise is below 1 MiB.
 MAX_ANSWER = 8 * 2**20
 
@@ -71,7 +73,8 @@ class BoundedDecoder:
         except TimeoutError:
             self.close()
             raise ImageRefusedError("decode_timeout", limit=self.limits.decode_seconds) from None
-        except _Ended:
+        except (_Ended, ValueError, TypeError):
+            # An answer that is none is no better than an end: nobody knows what else stands in the pipe.
             raise self._post_mortem() from None
         if told["refused"] == "decode_memory":
             # What is left of its memory may be in pieces.
@@ -84,7 +87,10 @@ class BoundedDecoder:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
+            process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -118,8 +124,12 @@ class BoundedDecoder:
     def _post_mortem(self) -> ImageRefusedError:
         process = self._process
         assert process is not None
-        code = process.wait()
-        self.close()
+        try:
+            code = process.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            return ImageRefusedError("decode_crash", error="no answer")
+        finally:
+            self.close()
         if code == -signal.SIGXCPU:
             return ImageRefusedError("decode_timeout", limit=self.limits.decode_seconds)
         if code == -signal.SIGKILL:

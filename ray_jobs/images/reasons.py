@@ -9,12 +9,18 @@ class Reason(NamedTuple):
     Attributes:
         says: What is wrong; the placeholders are filled in by whoever refuses.
         fix: What mends it.
-        transient: Whether the same file may be read on another day: it is tried again on the next run.
+        transient: Whether the same file may be read on another day: it is tried again on every run.
+        tries: In how many runs in a row the same file is tried, where it is not transient.
     """
 
     says: str
     fix: str
     transient: bool = False
+    tries: int = 1
+
+
+# A busy machine can be at fault, but a hostile file must not cost its seconds for ever.
+TRIES = 3
 
 
 REASONS = {
@@ -45,8 +51,10 @@ REASONS = {
     "unreadable": Reason("The file claims to be {format}, but cannot be decoded ({error})", "write the file again"),
     "bomb": Reason("The file expands to far more than an image needs ({error})", "write the file again without it"),
     "decode_memory": Reason("Decoding took more than {limit:,} MiB", "shrink the image, or raise memory_mib"),
-    "decode_timeout": Reason("Decoding took more than {limit:g} s", "shrink the image, or raise decode_seconds", True),
-    "decode_crash": Reason("The decoder ended with {error}", "write the file again with another program", True),
+    "decode_timeout": Reason(
+        "Decoding took more than {limit:g} s", "shrink the image, or raise decode_seconds", tries=TRIES
+    ),
+    "decode_crash": Reason("The decoder ended with {error}", "write the file again with another program", tries=TRIES),
     "read_error": Reason("The file could not be read ({error})", "mend access to the storage", True),
     "remote_off": Reason(
         "Images of {host} are not fetched", "copy the image into the dataset, or add the host to image_hosts"
@@ -84,12 +92,17 @@ class ImageRefusedError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether another try may help."""
+        """Whether another day may help."""
         return REASONS[self.reason].transient
 
     def __str__(self) -> str:
         told = REASONS[self.reason]
         return f"{told.says}: {told.fix}.".format(**{k: _short(v) for k, v in self.details.items()})
+
+
+def malformed(uri: str) -> ImageRefusedError:
+    """Refuses an address that cannot be taken apart, without the user and password that may stand in it."""
+    return ImageRefusedError("bad_address", uri=uri.split("@")[-1], error="it is malformed")
 
 
 def _short(value: object) -> object:

@@ -19,7 +19,7 @@ import httpcore
 
 from ray_jobs.images.addresses import resolve
 from ray_jobs.images.limits import ImageLimits, RemoteRule
-from ray_jobs.images.reasons import ImageRefusedError
+from ray_jobs.images.reasons import ImageRefusedError, malformed
 
 HEADERS: dict[bytes | str, bytes | str] = {
     "Accept": "image/*",
@@ -166,8 +166,8 @@ class RemoteFetcher:
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port
-        except ValueError as error:
-            raise ImageRefusedError("bad_address", uri=url, error=str(error)) from None
+        except ValueError:
+            raise malformed(url) from None
         if parts.scheme not in ("http", "https"):
             raise ImageRefusedError("unsupported_scheme", scheme=f"{parts.scheme}:")
         if not host or parts.username is not None or parts.password is not None:
@@ -183,7 +183,7 @@ class RemoteFetcher:
             parts = self._checked(url)
             headers = dict(HEADERS)
             kind, _, value = known.partition(":")
-            if kind in ("etag", "modified") and value:
+            if kind in ("etag", "modified") and _sendable(value):
                 headers["If-None-Match" if kind == "etag" else "If-Modified-Since"] = value
             with contextlib.ExitStack() as stack:
                 try:
@@ -192,7 +192,10 @@ class RemoteFetcher:
                     raise ImageRefusedError("bad_address", uri=url, error=str(error)) from None
                 told = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
                 if response.status in REDIRECTS and "location" in told:
-                    url = urljoin(url, told["location"])
+                    try:
+                        url = urljoin(url, told["location"])
+                    except ValueError:
+                        raise malformed(told["location"]) from None
                     continue
                 return self._body(response, told, parts.hostname or "", known)
         raise ImageRefusedError("too_many_redirects", host=parts.hostname, limit=self.rule.max_redirects)
@@ -209,9 +212,10 @@ class RemoteFetcher:
             data += part
             if len(data) > self.limits.max_bytes:
                 raise ImageRefusedError("too_many_bytes", limit=self.limits.max_bytes)
-        if told.get("etag"):
-            return Fetched(bytes(data), f"etag:{told['etag']}")
-        return Fetched(bytes(data), f"modified:{told['last-modified']}" if told.get("last-modified") else "")
+        etag, modified = told.get("etag", ""), told.get("last-modified", "")
+        if _sendable(etag):
+            return Fetched(bytes(data), f"etag:{etag}")
+        return Fetched(bytes(data), f"modified:{modified}" if _sendable(modified) else "")
 
 
 @functools.cache
@@ -221,6 +225,11 @@ def _tls() -> ssl.SSLContext:
 
 def _matches(host: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(host.lower(), pattern.lower())
+
+
+def _sendable(validator: str) -> bool:
+    """Whether a server's ETag or time can be sent back to it; others are ignored, as if it had said none."""
+    return validator.isascii() and validator.isprintable() and validator != ""
 
 
 def _ascii(parts: SplitResult) -> str:

@@ -15,7 +15,7 @@ import pydantic
 
 from ray_jobs.filesystems import filesystem_at
 from ray_jobs.images.limits import ImageLimits, RemoteRule
-from ray_jobs.images.reasons import ImageRefusedError
+from ray_jobs.images.reasons import ImageRefusedError, malformed
 from ray_jobs.images.remote import RemoteFetcher
 
 CHUNK = 1 << 20
@@ -94,7 +94,10 @@ class SourceReader:
         Raises:
             ImageRefusedError: If it may not or cannot be read; with the fingerprint, if the file is there.
         """
-        scheme = urlsplit(uri).scheme.lower() if "://" in uri or uri.startswith("data:") else ""
+        try:
+            scheme = urlsplit(uri).scheme.lower() if "://" in uri or uri.startswith("data:") else ""
+        except ValueError:
+            raise malformed(uri) from None
         if scheme in ("http", "https"):
             return self._remote(uri, known)
         if scheme == "file" or uri.startswith(("/", "~")) or "\0" in uri:

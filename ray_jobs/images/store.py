@@ -15,13 +15,15 @@ from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.filesystems import filesystem_at
 
 AT_ONCE = 16
+JPEG_END = b"\xff\xd9"
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageStore:
     """Canonical images at ``images/<first 2 hex digits>/<digest>.jpg`` below one root.
 
-    A file is there whole or not at all: on disk it is renamed into place, on object storage a put is atomic.
+    A file is written whole or not at all: on disk it is renamed into place, on object storage a put is atomic. One that
+    was cut since, or is empty, counts as absent.
 
     Attributes:
         root: Folder or object-storage URL; that of the `ArtifactStore`.
@@ -46,7 +48,12 @@ class ImageStore:
         return f"{self._place[1]}/{digest[:2]}/{digest}.jpg"
 
     def __contains__(self, digest: str) -> bool:
-        return self._place[0].get_file_info(self._path(digest)).type == pafs.FileType.File
+        try:
+            with self._place[0].open_input_file(self._path(digest)) as stream:
+                size = stream.size()
+                return size > len(JPEG_END) and stream.read_at(len(JPEG_END), size - len(JPEG_END)) == JPEG_END
+        except FileNotFoundError:
+            return False
 
     def put(self, digest: str, jpeg: bytes) -> bool:
         """Keeps an image. Returns False if the store has it already."""
@@ -62,6 +69,9 @@ class ImageStore:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as stream:
             try:
                 stream.write(jpeg)
+                # Else a crash of the machine may leave the name of a file without its bytes.
+                stream.flush()
+                os.fsync(stream.fileno())
                 stream.close()
                 os.replace(stream.name, path)
             except BaseException:

@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.language.interpretation import json_schema, parse
@@ -16,27 +16,29 @@ from ray_jobs.interpretation.interpreter import (
     Content,
     InterpretationParameters,
     InterpreterConfig,
+    Told,
 )
 from ray_jobs.interpretation.prompting import InterpretationPrompt
 from ray_jobs.language.endpoint import (
-    ANSWERED,
     PAID_RETRIES,
-    REFUSED,
     TRIVIAL,
     Endpoint,
-    Reply,
     Request,
     chat,
+    counted,
     json_schema_format,
     trivial_like,
 )
 from ray_jobs.language.engine import EngineSetupError
+from ray_jobs.language.replies import ANSWERED, REFUSED, Reply
 
 FREQUENCY_PENALTY = 0.3
-# What a budget reserves: English has four characters a token, other scripts up to two tokens a character; a canonical
-# image of 512 x 512 pixels costs at most this much in the models known (Qwen2-VL 324, LLaVA-NeXT 2,880).
-CHARS_PER_TOKEN, TOKENS_PER_WIDE_CHAR, MOST_IMAGE_TOKENS = 2, 2, 2_880
+# What a budget reserves: no token is shorter than a byte; a canonical image of 512 x 512 pixels costs at most this
+# much in the models known (Qwen2-VL 324, LLaVA-NeXT 2,880).
+MOST_IMAGE_TOKENS = 2_880
 TOKENS_PER_MESSAGE = 8
+# A batch may be asked in plain words, too; its first row pays for three trivial prompts that find out who is to blame.
+MOST_PROBES = 3
 
 
 class EndpointInterpreter:
@@ -56,28 +58,29 @@ class EndpointInterpreter:
         self.endpoint = Endpoint(config.engine)
         self.format = json_schema_format("interpretation", json_schema(prompt.vocabulary))
 
-    def interpret(self, contents: Sequence[Content], attempt: int) -> list[Answer]:
+    def interpret(self, contents: Sequence[Content], attempt: int, told: Told | None = None) -> list[Answer]:
         """See `Interpreter.interpret`."""
         if not contents:
             return []
+
+        def tell(row: int, reply: Reply) -> None:
+            if told is not None:
+                told(row, self._answer(contents[row], reply))
+
         requests = [self._request(content, attempt) for content in contents]
-        replies = self._ask(requests)
+        replies = self._ask(requests, tell)
         self._check_that_images_are_taken(contents, requests, replies)
         return [self._answer(content, reply) for content, reply in zip(contents, replies, strict=True)]
 
     def most_tokens(self, contents: Sequence[Content]) -> list[int]:
         """See `Interpreter.most_tokens`."""
-        shared = max(self._most_of_shared)
-        return [
-            (PAID_RETRIES + 1)
-            * (
-                shared
-                + _most_tokens(content.text)
-                + (MOST_IMAGE_TOKENS if self._is_shown(content) else 0)
-                + self.parameters.max_json_tokens
-            )
-            for content in contents
+        shared = max(self._most_of_shared) + self.parameters.max_json_tokens
+        asked = (PAID_RETRIES + 1) * (2 if self.format else 1)
+        most = [
+            asked * (shared + _most_tokens(c.text) + (MOST_IMAGE_TOKENS if self._is_shown(c) else 0)) for c in contents
         ]
+        probe = shared + _most_tokens(TRIVIAL) + (MOST_IMAGE_TOKENS if self.config.sees_images else 0)
+        return [tokens + (0 if row else MOST_PROBES * (PAID_RETRIES + 1) * probe) for row, tokens in enumerate(most)]
 
     @functools.cached_property
     def _most_of_shared(self) -> list[int]:
@@ -101,18 +104,18 @@ class EndpointInterpreter:
             limits["frequency_penalty"] = FREQUENCY_PENALTY
         return Request(chat(self.prompt.json_messages(attempt), user), limits | self.format)
 
-    def _ask(self, requests: list[Request]) -> list[Reply]:
+    def _ask(self, requests: list[Request], told: Callable[[int, Reply], None]) -> list[Reply]:
         """Asks under the schema; an endpoint that refuses schemas is asked in the prompt's plain words alone."""
-        replies = self.endpoint.ask_all(requests)
+        replies = self.endpoint.ask_all(requests, told)
         plain = [
             request._replace(limits={k: v for k, v in request.limits.items() if k not in self.format})
             for request in requests
         ]
         refused = [i for i, reply in enumerate(replies) if reply.outcome == REFUSED]
         if self.format and refused and not any(reply.outcome == ANSWERED for reply in replies):
-            found = self.endpoint.ask_all([plain[i] for i in refused])
+            found = self.endpoint.ask_also([plain[i] for i in refused], refused, replies)
             for i, reply in zip(refused, found, strict=True):
-                replies[i] = reply._replace(calls=(*replies[i].calls, *reply.calls))
+                replies[i] = reply._replace(calls=replies[i].calls)
             if any(reply.outcome == ANSWERED for reply in found):
                 self.format = {}
         return self.endpoint.blame(plain, replies)
@@ -133,13 +136,10 @@ class EndpointInterpreter:
         with_image = trivial._replace(
             messages=[*trivial.messages[:-1], *chat([], [_grey_image(), {"type": "text", "text": TRIVIAL}])]
         )
-        seen, blind = self.endpoint.ask_all([with_image, trivial])
-        replies[first] = replies[first]._replace(calls=(*replies[first].calls, *seen.calls, *blind.calls))
+        seen, blind = self.endpoint.ask_also([with_image, trivial], [first, first], replies)
         if seen.outcome == REFUSED and blind.outcome == ANSWERED:
-            raise EngineSetupError(
-                f"{seen.text} Without an image it answers: set BELVEDERE_LLM_SEES_IMAGES=false, or serve a model "
-                "that takes images."
-            )
+            why = f"{seen.text} Without an image it answers: set BELVEDERE_LLM_SEES_IMAGES=false, or serve a model "
+            raise counted(EngineSetupError(f"{why}that takes images."), replies)
 
     def _answer(self, content: Content, reply: Reply) -> Answer:
         if reply.outcome == ANSWERED and reply.finish != "refusal":
@@ -164,8 +164,7 @@ def _marked(reply: Reply, problem: Problem) -> tuple[Any, ...]:
 
 
 def _most_tokens(text: str) -> int:
-    plain = sum(char.isascii() for char in text)
-    return -(-plain // CHARS_PER_TOKEN) + TOKENS_PER_WIDE_CHAR * (len(text) - plain)
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from models.language.captions import clean, tags
+from models.language.captions import clean, shown_categories, tags
 from models.language.interpretation import MAX_SUBJECTS, TEXT_CHARS, WORD_CHARS, Interpretation
 from models.language.validation import Problem
 from models.language.words import content_words
@@ -19,6 +19,7 @@ from ray_jobs.interpretation.interpreter import (
     Content,
     InterpretationParameters,
     InterpreterConfig,
+    Told,
 )
 from ray_jobs.interpretation.prompting import CHOICES, InterpretationPrompt, with_lines
 from ray_jobs.language.engine import MARK, Call, Completion
@@ -46,12 +47,14 @@ class EvidenceInterpreter:
 
     @functools.cached_property
     def eyes(self) -> Any:
-        """What looks at images; loaded when the first one comes."""
+        """What looks at images; loaded when the first one comes, with the threads that the actor gave PyTorch."""
+        import torch
+
         from ray_jobs.interpretation.image_evidence import ImageEvidence
 
-        return ImageEvidence()
+        return ImageEvidence(torch.get_num_threads())
 
-    def interpret(self, contents: Sequence[Content], attempt: int) -> list[Answer]:
+    def interpret(self, contents: Sequence[Content], attempt: int, told: Told | None = None) -> list[Answer]:
         """See `Interpreter.interpret`."""
         if not contents:
             return []
@@ -152,11 +155,11 @@ def subjects(caption: str, text: str, categories: Sequence[str], labels: Sequenc
     Args:
         caption: The caption.
         text: The item's fenced text.
-        categories: The item's categories.
+        categories: The item's categories; only those that its text shows count, as only they are in its key.
         labels: What its image shows.
     """
     used = set(content_words(caption))
     title = next((line for line in text.splitlines() if line.startswith("title: ")), "").removeprefix("title: ")
-    words = [w for w in content_words(" ".join([title, *categories])) if w in used]
+    words = [w for w in content_words(", ".join([title, *shown_categories(categories)])) if w in used]
     found = [clean(label.casefold(), WORD_CHARS) for label in labels]
     return tuple(dict.fromkeys(w for w in [*found, *words] if w and len(w) <= WORD_CHARS))[:MAX_SUBJECTS]

@@ -1,6 +1,6 @@
 """The interface of interpretation engines: an item's text and image go in, a typed record comes out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import pydantic
@@ -37,7 +37,8 @@ class InterpreterConfig(pydantic.BaseModel, frozen=True):
         from ray_jobs.interpretation.image_evidence import evidence_revision
 
         seen = evidence_revision() if self.kind == "evidence" and self.sees_images else str(self.sees_images)
-        return self.engine.identity | {"interpreter": self.kind, "images": seen}
+        computed = {"attention": self.attention} if self.kind == "vision" else {}
+        return self.engine.identity | {"interpreter": self.kind, "images": seen} | computed
 
 
 class InterpretationParameters(pydantic.BaseModel, frozen=True):
@@ -99,15 +100,21 @@ class Answer(NamedTuple):
     calls: tuple[Call, ...]
 
 
+# Takes a row and its answer.
+Told = Callable[[int, Answer], None]
+
+
 class Interpreter(Protocol):
     """A loaded engine. Decoding is greedy: the same request gives the same answer."""
 
-    def interpret(self, contents: Sequence[Content], attempt: int) -> list[Answer]:
+    def interpret(self, contents: Sequence[Content], attempt: int, told: Told | None = None) -> list[Answer]:
         """Interprets contents; one content's fault never fails another's.
 
         Args:
             contents: What is to be interpreted.
             attempt: 0, or the number of the repair: the prompt then says what a usable answer is in plainer words.
+            told: Called with row and answer where one is final before the others are, so that what was paid for can
+                be kept at once.
 
         Raises:
             EngineUnavailableError: If the model cannot be reached.

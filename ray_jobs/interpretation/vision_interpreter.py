@@ -21,6 +21,7 @@ from ray_jobs.interpretation.interpreter import (
     Content,
     InterpretationParameters,
     InterpreterConfig,
+    Told,
 )
 from ray_jobs.interpretation.prompting import InterpretationPrompt
 from ray_jobs.language.engine import Call, EngineSetupError, Message
@@ -91,17 +92,10 @@ class VisionInterpreter:
         control |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self.control = re.compile("|".join(map(re.escape, sorted(filter(None, control), key=len, reverse=True))))
 
-    def interpret(self, contents: Sequence[Content], attempt: int) -> list[Answer]:
+    def interpret(self, contents: Sequence[Content], attempt: int, told: Told | None = None) -> list[Answer]:
         """See `Interpreter.interpret`."""
-        answers: dict[int, Answer] = {}
-        images: dict[int, Any] = {}
-        for row, content in enumerate(contents):
-            try:
-                if content.image is not None and self.config.sees_images:
-                    images[row] = _decoded(content.image)
-            except (OSError, ValueError) as error:
-                why = f"The image cannot be read ({type(error).__name__}): materialize captions/item_images again."
-                answers[row] = _unanswered(content, Problem("image_unreadable", why))
+        images, blind = self._images(contents)
+        answers = {r: _unanswered(contents[r], Problem("image_unreadable", why)) for r, why in blind.items()}
         for rows in self._batches([r for r in range(len(contents)) if r not in answers], contents, images):
             answers |= self._interpret_batch(rows, contents, [images[r] for r in rows if r in images], attempt)
         return [answers[row] for row in range(len(contents))]
@@ -109,12 +103,30 @@ class VisionInterpreter:
     def most_tokens(self, contents: Sequence[Content]) -> list[int]:
         """See `Interpreter.most_tokens`."""
         longest = max((self.prompt.json_messages(0), self.prompt.json_messages(1)), key=lambda m: len(m[0].content))
+        images, blind = self._images(contents)
         most = []
-        for content in contents:
-            image = _decoded(content.image) if content.image is not None and self.config.sees_images else None
-            inputs = self._inputs(longest, [content.text], [] if image is None else [image])
+        for row, content in enumerate(contents):
+            if row in blind:
+                # The model is not asked.
+                most.append(0)
+                continue
+            inputs = self._inputs(longest, [content.text], [images[row]] if row in images else [])
             most.append(inputs["input_ids"].shape[1] + self.parameters.max_json_tokens)
         return most
+
+    def _images(self, contents: Sequence[Content]) -> tuple[dict[int, Any], dict[int, str]]:
+        """Images of the contents that are shown with one, and why those of others cannot be."""
+        images: dict[int, Any] = {}
+        blind: dict[int, str] = {}
+        for row, content in enumerate(contents):
+            try:
+                if content.image is not None and self.config.sees_images:
+                    images[row] = _decoded(content.image)
+            except (OSError, ValueError) as error:
+                blind[row] = (
+                    f"The image cannot be read ({type(error).__name__}): materialize captions/item_images again."
+                )
+        return images, blind
 
     def _batches(self, rows: list[int], contents: Sequence[Content], images: dict[int, Any]) -> Iterator[list[int]]:
         """Rows in batches, with an image or without, longest texts first, so that they need little padding."""

@@ -4,19 +4,17 @@ Whatever an endpoint answers becomes a `Reply`; every request that was made is a
 """
 
 import asyncio
-import datetime as dt
-import email.utils
-import json
-import math
 import os
 import random
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
 from ray_jobs.language.engine import Call, EngineSetupError, EngineUnavailableError, LanguageEngineConfig, Message
+from ray_jobs.language.replies import ANSWERED, BROKE, REFUSED, UNREACHABLE, Reply, read_answer, retry_after
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -24,13 +22,13 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 LONGEST_WAIT = 300.0
 # A reply that is no answer was computed, and is charged, all the same: it is not asked for again and again.
 PAID_RETRIES = 1
-# Only where an endpoint does not count.
-CHARS_PER_TOKEN = 4
 # The largest answer: what is not text of it, and each of its tokens, of which each takes six characters when escaped.
 BODY_BYTES, TOKEN_BYTES = 1 << 17, 64
 TRIVIAL = "Say yes."
-# How a request ended.
-ANSWERED, REFUSED, BROKE, UNREACHABLE = "answered", "refused", "broke", "unreachable"
+
+Failure = TypeVar("Failure", EngineSetupError, EngineUnavailableError)
+# Takes a row and its reply.
+Told = Callable[[int, Reply], None]
 
 
 class Request(NamedTuple):
@@ -45,33 +43,6 @@ class Request(NamedTuple):
     limits: dict[str, Any]
 
 
-class Reply(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        outcome: ``answered``; ``refused``: the prompt is at fault; ``broke``: the endpoint failed on it in every
-            attempt; ``unreachable``: there was no answer.
-        text: The answer, or one sentence why there is none.
-        finish: ``stop``, ``length``, or ``refusal`` where the model said it would not answer.
-        calls: Every request that was made, the failed ones first.
-    """
-
-    outcome: str
-    text: str
-    finish: str
-    calls: tuple[Call, ...]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompts, of all calls."""
-        return sum(call.prompt_tokens for call in self.calls)
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens generated in all calls."""
-        return sum(call.completion_tokens for call in self.calls)
-
-
 class Endpoint:
     """A client with one pool of connections.
 
@@ -79,12 +50,23 @@ class Endpoint:
         config: Endpoint, model and limits. The key is read from the environment variable that it names.
 
     Raises:
-        EngineSetupError: If the config names no endpoint.
+        EngineSetupError: If the config names no endpoint, or the key is none.
     """
 
     def __init__(self, config: LanguageEngineConfig):
-        if not config.base_url.startswith(("http://", "https://")):
+        try:
+            address = urllib.parse.urlsplit(config.base_url)
+            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
             raise EngineSetupError(f"'{config.base_url}' is no endpoint: set BELVEDERE_LLM_BASE_URL to http://host/v1.")
+        # A key that was read from a file ends with a line break.
+        self.key = os.environ.get(config.api_key_variable, "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise EngineSetupError(
+                f"The key in {config.api_key_variable} is no key, as it has characters beyond ASCII."
+            )
         self.config = config
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"
         self.jitter = random.Random(0)
@@ -92,13 +74,43 @@ class Endpoint:
         self.runner = asyncio.Runner()
         self.client: httpx.AsyncClient | None = None
 
-    def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+    def ask_all(self, requests: Sequence[Request], told: Told | None = None, tries: int = 0) -> list[Reply]:
         """Sends all requests, at most `max_in_flight` at a time.
+
+        Args:
+            requests: What to ask.
+            told: Called with row and reply as soon as a request is answered.
+            tries: Attempts at each; 0: as many as the config allows.
 
         Raises:
             EngineSetupError: If the address, the key or the model's name is wrong.
         """
-        return self.runner.run(self._ask_all(requests)) if requests else []
+        return self.runner.run(self._ask_all(requests, told, tries)) if requests else []
+
+    def ask_also(
+        self, requests: Sequence[Request], rows: Sequence[int], replies: list[Reply], tries: int = 0
+    ) -> list[Reply]:
+        """Sends more requests about a batch that was asked before, and counts them there, even if they fail.
+
+        Args:
+            requests: What to ask.
+            rows: Row of the batch that each is about; a row may come more than once.
+            replies: The batch's replies, whose calls grow.
+            tries: As in `ask_all`.
+
+        Returns:
+            A reply a request.
+
+        Raises:
+            EngineSetupError: As `ask_all`.
+        """
+        try:
+            found = self.ask_all(requests, tries=tries)
+        except EngineSetupError as error:
+            _count_with(replies, rows, error.calls)
+            raise counted(error, replies) from None
+        _count_with(replies, rows, [reply.calls for reply in found])
+        return found
 
     def blame(self, requests: Sequence[Request], replies: list[Reply]) -> list[Reply]:
         """Finds out, where nothing was answered, if that is the prompts' fault, by asking something trivial.
@@ -113,38 +125,39 @@ class Endpoint:
         if not replies or any(reply.outcome == ANSWERED for reply in replies):
             return replies
         first = next((i for i, reply in enumerate(replies) if reply.outcome != UNREACHABLE), -1)
-        if first < 0:
-            raise EngineUnavailableError(f"{replies[0].text}: look if it serves, or lower BELVEDERE_LLM_MAX_IN_FLIGHT.")
-        (found,) = self.ask_all([trivial_like(requests[first])])
+        # An endpoint that is down was waited for long enough.
+        (found,) = self.ask_also([trivial_like(requests[max(first, 0)])], [max(first, 0)], replies, int(first < 0))
+        if first < 0 and found.outcome == UNREACHABLE:
+            why = f"{replies[0].text}: look if it serves, or lower BELVEDERE_LLM_MAX_IN_FLIGHT."
+            raise counted(EngineUnavailableError(why), replies)
         if found.outcome in (BROKE, UNREACHABLE):
-            raise EngineUnavailableError(
-                f"{found.text} It breaks on a trivial prompt, too: look at its log, or lower "
-                "BELVEDERE_LLM_MAX_IN_FLIGHT."
-            )
+            why = f"{found.text} It breaks on a trivial prompt, too: look at its log, or lower "
+            raise counted(EngineUnavailableError(f"{why}BELVEDERE_LLM_MAX_IN_FLIGHT."), replies)
         if found.outcome == REFUSED:
-            raise EngineSetupError(
-                f"{found.text} It refuses a trivial prompt, too: mend BELVEDERE_LLM_BASE_URL, BELVEDERE_LLM_MODEL or "
-                "the endpoint's settings."
-            )
-        return [
-            reply._replace(calls=(*reply.calls, *found.calls)) if i == first else reply
-            for i, reply in enumerate(replies)
-        ]
+            why = f"{found.text} It refuses a trivial prompt, too: mend BELVEDERE_LLM_BASE_URL, BELVEDERE_LLM_MODEL or "
+            raise counted(EngineSetupError(f"{why}the endpoint's settings."), replies)
+        return replies
 
-    async def _ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+    async def _ask_all(self, requests: Sequence[Request], told: Told | None, tries: int) -> list[Reply]:
         if self.client is None:
-            key = os.environ.get(self.config.api_key_variable, "")
             self.client = httpx.AsyncClient(
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
                 timeout=self.config.timeout_seconds,
                 limits=httpx.Limits(
                     max_connections=self.config.max_in_flight, max_keepalive_connections=self.config.max_in_flight
                 ),
             )
-        batch = _Batch(self.client, asyncio.Semaphore(self.config.max_in_flight))
-        replies = await asyncio.gather(*(self._ask(batch, request) for request in requests))
+        batch = _Batch(self.client, asyncio.Semaphore(self.config.max_in_flight), tries or self.config.max_retries + 1)
+
+        async def ask(row: int, request: Request) -> Reply:
+            reply = await self._ask(batch, request)
+            if told is not None and reply.outcome == ANSWERED:
+                told(row, reply)
+            return reply
+
+        replies = await asyncio.gather(*(ask(row, request) for row, request in enumerate(requests)))
         if batch.setup_error is not None and not batch.answered:
-            raise batch.setup_error
+            raise counted(batch.setup_error, replies)
         return list(replies)
 
     async def _ask(self, batch: "_Batch", request: Request) -> Reply:
@@ -155,7 +168,7 @@ class Endpoint:
                 return Reply(UNREACHABLE, why, "", ())
             calls: list[Call] = []
             try:
-                reply = await self._try(batch.client, request, calls)
+                reply = await self._try(batch, request, calls)
             except EngineSetupError as error:
                 batch.setup_error = batch.setup_error or error
                 return Reply(UNREACHABLE, str(error), "", tuple(calls))
@@ -163,17 +176,17 @@ class Endpoint:
             batch.answered = batch.answered or reply.outcome == ANSWERED
             return reply
 
-    async def _try(self, client: httpx.AsyncClient, request: Request, calls: list[Call]) -> Reply:
+    async def _try(self, batch: "_Batch", request: Request, calls: list[Call]) -> Reply:
         body = {"model": self.config.model, "messages": request.messages, "temperature": 0} | request.limits
         paid_retries = PAID_RETRIES
-        for attempt in range(self.config.max_retries + 1):
+        for attempt in range(batch.tries):
             wait: float | None = None
             broke = False
             started = time.perf_counter()
             try:
                 # The client's own limit is one of silence; a proxy that sends a blank now and then never breaks it.
                 async with asyncio.timeout(self.config.timeout_seconds):
-                    status, headers, raw = await self._post(client, body)
+                    status, headers, raw = await self._post(batch.client, body)
             except (TimeoutError, httpx.TimeoutException) as error:
                 trouble = f"{type(error).__name__} after at most {self.config.timeout_seconds:g} s"
                 calls.append(_failed("timeout", started))
@@ -200,7 +213,7 @@ class Endpoint:
                 break
             if paid_retries < 0:
                 break
-            if attempt < self.config.max_retries:
+            if attempt + 1 < batch.tries:
                 backoff = min(FIRST_DELAY * 2**attempt * self.jitter.uniform(0.5, 1.5), LONGEST_DELAY)
                 await asyncio.sleep(backoff if wait is None else wait + backoff / 4)
         told = f"The endpoint {self.url} gave {trouble} in {attempt + 1} attempts"
@@ -244,8 +257,8 @@ class Endpoint:
 class _Batch:
     """What the requests of one batch know of each other."""
 
-    def __init__(self, client: httpx.AsyncClient, gate: asyncio.Semaphore):
-        self.client, self.gate = client, gate
+    def __init__(self, client: httpx.AsyncClient, gate: asyncio.Semaphore, tries: int):
+        self.client, self.gate, self.tries = client, gate, tries
         self.answered = False
         # Requests in a row that got no answer in any attempt.
         self.in_vain = 0
@@ -267,80 +280,16 @@ def trivial_like(request: Request) -> Request:
     return request._replace(messages=[*request.messages[:-1], {"role": "user", "content": TRIVIAL}])
 
 
+def counted(error: Failure, replies: Sequence[Reply]) -> Failure:
+    """The error, with the calls of all replies."""
+    error.calls = tuple(reply.calls for reply in replies)
+    return error
+
+
+def _count_with(replies: list[Reply], rows: Sequence[int], calls: Sequence[tuple[Call, ...]]) -> None:
+    for row, made in zip(rows, calls, strict=True):
+        replies[row] = replies[row]._replace(calls=(*replies[row].calls, *made))
+
+
 def _failed(outcome: str, started: float) -> Call:
     return Call(outcome, seconds=time.perf_counter() - started)
-
-
-def read_answer(raw: bytes, messages: list[dict[str, Any]], seconds: float) -> tuple[Reply | None, Call]:
-    """The answer of a chat completion, None if it is none; and the call, as the endpoint counted it."""
-    try:
-        body = json.loads(raw)
-        usage = _usage(body)
-    except (ValueError, RecursionError):
-        return None, Call("garbage", seconds=seconds)
-    billed = usage._replace(seconds=seconds)
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        text, refusal = message.get("content") or "", message.get("refusal") or ""
-        finish = choice.get("finish_reason") or "stop"
-    except (LookupError, TypeError, AttributeError):
-        return None, billed._replace(outcome="garbage")
-    if not isinstance(text, str) or not isinstance(refusal, str):
-        return None, billed._replace(outcome="garbage")
-    if not usage.prompt_tokens:
-        said = sum(len(part) for message in messages for part in _texts(message))
-        billed = billed._replace(
-            prompt_tokens=said // CHARS_PER_TOKEN, completion_tokens=-(-len(text or refusal) // CHARS_PER_TOKEN)
-        )
-    if finish == "content_filter":
-        return Reply(REFUSED, "The endpoint's content filter refused the prompt.", "", ()), billed._replace(
-            outcome="content_filter"
-        )
-    if refusal and not text.strip():
-        return Reply(ANSWERED, refusal, "refusal", ()), billed._replace(outcome="refusal")
-    return Reply(ANSWERED, text, "length" if finish == "length" else "stop", ()), billed
-
-
-def _usage(body: Any) -> Call:
-    """A call with the tokens that the endpoint counted, as far as it did."""
-    usage = body.get("usage") if isinstance(body, dict) else None
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    return Call(
-        "ok",
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-        _count(details.get("image_tokens")),
-        _count(details.get("cached_tokens")),
-    )
-
-
-def _count(said: Any) -> int:
-    """A number of tokens, whatever an endpoint puts there; the ledger's columns are of 32 bits."""
-    known = isinstance(said, int | float) and not isinstance(said, bool) and math.isfinite(said)
-    return min(max(int(said), 0), 2**31 - 1) if known else 0
-
-
-def _texts(message: dict[str, Any]) -> list[str]:
-    content = message["content"]
-    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
-
-
-def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait, from a number or a date."""
-    said = headers.get("retry-after", "").strip()
-    if not said:
-        return None
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            when = email.utils.parsedate_to_datetime(said)
-        except ValueError:
-            return None
-        # A date without a zone is of Greenwich, as all dates of HTTP are.
-        when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-        seconds = (when - dt.datetime.now(dt.UTC)).total_seconds()
-    return None if math.isnan(seconds) else max(seconds, 0.0)

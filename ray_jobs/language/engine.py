@@ -138,11 +138,23 @@ class Usage(NamedTuple):
 
 
 class EngineUnavailableError(ConnectionError):
-    """The model cannot be reached now: one sentence. Trying again later may help."""
+    """The model cannot be reached now: one sentence. Trying again later may help.
+
+    Attributes:
+        calls: Requests that were made before it, for each prompt of the batch; some may have been paid for.
+    """
+
+    calls: tuple[tuple[Call, ...], ...] = ()
 
 
 class EngineSetupError(ValueError):
-    """The model cannot be used as it is configured: one sentence with cause and fix."""
+    """The model cannot be used as it is configured: one sentence with cause and fix.
+
+    Attributes:
+        calls: As of `EngineUnavailableError`.
+    """
+
+    calls: tuple[tuple[Call, ...], ...] = ()
 
 
 class ChoiceError(ValueError):

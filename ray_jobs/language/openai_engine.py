@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ray_jobs.language.endpoint import ANSWERED, Endpoint, Reply, Request, chat, json_schema_format
+from ray_jobs.language.endpoint import Endpoint, Request, chat, json_schema_format
 from ray_jobs.language.engine import ChoiceError, Completion, LanguageEngineConfig, Message, Usage
+from ray_jobs.language.replies import ANSWERED, Reply
 
 CHOICE_TOKENS = 64
 FREQUENCY_PENALTY = 0.3

@@ -47,7 +47,7 @@ ITEM_IMAGES = Table(
             nullable=True,
         ),
         Column("detail", pa.string(), "One sentence with the fix; null if it is usable.", nullable=True),
-        Column("attempts", pa.int32(), "How often it was read."),
+        Column("attempts", pa.int32(), "Runs in a row that read or asked for it with this outcome."),
         CREATED,
     ),
     primary_key=("item_id",),
@@ -56,7 +56,8 @@ ITEM_IMAGES = Table(
 IMAGE_READS = dataclasses.replace(
     ITEM_IMAGES,
     name="captions/image_reads",
-    grain="one image that an unfinished run has read already; emptied when `captions/item_images` is written",
+    grain="one image that was read or asked for since `captions/item_images` was written: by a run that was killed, or "
+    "by one that found nothing new",
     primary_key=("item_id", "created_timestamp"),
 )
 

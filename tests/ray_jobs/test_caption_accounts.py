@@ -1,6 +1,10 @@
 """What captions cost: repairs, dead letters and their replay, budgets, the call ledger, canaries, revisions."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -9,11 +13,12 @@ from models.language.validation import Rules
 from ray_jobs import captioning
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import compare_revisions, item_captions, plan
-from ray_jobs.captioner import Captioner
+from ray_jobs.captioner import KEPT_TOGETHER, TRANSIENT_RUNS, Captioner
 from ray_jobs.tables.captions import (
     CALL_LEDGER,
     CAPTION_CANARIES,
     CAPTION_DEAD_LETTERS,
+    CAPTION_STORE,
     ITEM_CAPTIONS,
 )
 from tests.ray_jobs.captioned import (
@@ -86,10 +91,71 @@ def test_what_was_generated_stays_when_the_endpoint_goes(tables):
         with pytest.raises(ConnectionError, match="status 503"):
             caption_all(config)
         assert store(tables).height == 3
+        assert store(tables, CALL_LEDGER).height == len(server.bodies), "requests in vain are in the ledger, too"
         server.answer = lambda body, n: record()
         assert caption_all(config)["calls"] == 3
     assert store(tables)["content_key"].n_unique() == 6
     assert not tables.warehouse().exists(CAPTION_DEAD_LETTERS), "an outage is no dead letter"
+
+
+def test_what_was_paid_for_in_vain_is_in_the_ledger(tables):
+    """An endpoint that charges for answers that are none, whatever it is asked."""
+    write_items(tables, ["one", "two"])
+    billed = json.dumps({"usage": {"prompt_tokens": 10, "completion_tokens": 3}, "choices": "none"})
+    with FaultServer(lambda body, n: {"status": 200, "raw": billed}) as server:
+        with pytest.raises(ConnectionError, match="no chat completion"):
+            caption_all(config_for(tables, "", interpreter=endpoint(server), rules=Rules()))
+        ledger = store(tables, CALL_LEDGER)
+        assert ledger.height == len(server.bodies) and ledger["prompt_tokens"].sum() == 10 * len(server.bodies)
+    assert not any(tables.warehouse().exists(t) for t in (CAPTION_STORE, CAPTION_DEAD_LETTERS))
+
+
+def test_what_fails_alone_in_every_run_is_given_up_and_stops_nobody(tables):
+    """A content that the endpoint never answers, while it answers others: not an outage, even where it is alone."""
+    write_items(tables, ["poison", "fine"])
+    with FaultServer(lambda body, n: {"status": 503} if "poison" in json.dumps(body) else record()) as server:
+        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules())
+        for run in range(TRANSIENT_RUNS):
+            assert plan(config).wanted.height == (1 if run else 2), "what failed for a passing reason is tried again"
+            assert caption_all(config)["dead"] == 1
+        rows = store(tables, CAPTION_DEAD_LETTERS).sort("created_timestamp").to_dicts()
+        assert [r["error_class"] for r in rows] == ["transient"] * (TRANSIENT_RUNS - 1) + ["deterministic"]
+        assert [r["attempts"] for r in rows] == [1, 2, 3] and len({r["first_seen"] for r in rows}) == 1
+        assert store(tables, CALL_LEDGER).height == len(server.bodies)
+        assert plan(config).wanted.is_empty() and store(tables).height == 1
+
+
+KILLED = """
+import sys
+from ray_jobs.caption_plan import Config
+from tests.ray_jobs.captioned import caption_all
+caption_all(Config.model_validate_json(sys.stdin.read()))
+"""
+
+
+def test_a_kill_pays_again_only_for_what_was_in_flight(tables):
+    """The process dies in the middle of a batch of 40 that an endpoint answers."""
+    write_items(tables, [f"Title {n}" for n in range(40)])
+    in_time = 2 * KEPT_TOGETHER
+    with FaultServer(lambda body, n: record() if n < in_time else {"text": record(), "seconds": 60}) as server:
+        config = config_for(tables, "", interpreter=endpoint(server, max_in_flight=4), rules=Rules(), batch_size=40)
+        command = [sys.executable, "-W", "ignore", "-c", KILLED]
+        run = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        run.stdin.write(config.model_dump_json())
+        run.stdin.close()
+        warehouse = tables.warehouse()
+        while run.poll() is None and not (
+            warehouse.exists(CAPTION_STORE) and warehouse.num_rows(CAPTION_STORE) == in_time
+        ):
+            time.sleep(0.05)
+        assert run.poll() is None
+        run.kill()
+        run.wait()
+        assert store(tables, CALL_LEDGER)["prompt_tokens"].sum() == 10 * in_time, "what was paid is on record"
+        server.answer = lambda body, n: record()
+        assert caption_all(config)["calls"] == 40 - in_time, "and is paid once"
+        assert store(tables)["content_key"].n_unique() == store(tables).height == 40
+        assert len(server.bodies) <= 40 + 4, "but for the requests in flight"
 
 
 def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, tables):
@@ -105,6 +171,13 @@ def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, t
         spent = ledger["prompt_tokens"].sum() + ledger["completion_tokens"].sum()
         kept = store(tables).height
         assert kept == 2 and 0 < spent <= limited.token_budget and len(server.bodies) == ledger.height
+        with pytest.raises(Exception, match="are kept|is kept"):
+            captioning.run(limited)
+        again = store(tables, CALL_LEDGER)
+        assert again["prompt_tokens"].sum() + again["completion_tokens"].sum() <= limited.token_budget, (
+            "one run, one budget"
+        )
+        kept = store(tables).height
         done = captioning.run(config.model_copy(update={"run_id": "r2"}))
         assert done.num_generated == 12 - kept == done.llm_calls, "a new budget pays only for what is left"
 

@@ -1,25 +1,36 @@
 """Canaries: what is changed, what is left alone, and how the answers are judged."""
 
 import io
+import json
 
+import polars as pl
 import pytest
 from PIL import Image
 
 from models.language.captions import CLOSE, Item, evidence
 from models.language.interpretation import Interpretation
+from models.language.validation import Rules
 from ray_jobs.caption_canaries import (
     BLANK,
     INJECTED,
     INSTRUCTION,
+    MARKER,
     RECAPTION,
     SWAPPED,
     blank_like,
     canaries,
     injected,
+    is_unwatched,
     judge,
     re_worded,
+    watch,
 )
+from ray_jobs.caption_plan import plan
+from ray_jobs.captioner import Captioner
 from ray_jobs.interpretation.interpreter import Content
+from ray_jobs.tables.captions import CAPTION_CANARIES, CAPTION_STORE
+from tests.ray_jobs.captioned import caption_all, config_for, endpoint, record, store, write_items
+from tests.ray_jobs.language.fault_server import FaultServer
 
 RECORD = Interpretation(
     caption="A slow crime drama about a harbor.",
@@ -98,3 +109,42 @@ def test_verdicts(kind, changes, passed):
 @pytest.mark.parametrize(("kind", "passed"), [(BLANK, False), (SWAPPED, False), (INJECTED, True), (RECAPTION, False)])
 def test_without_an_answer_only_an_injection_counts_as_withstood(kind, passed):
     assert judge(kind, RECORD, None)[0] is passed
+
+
+def test_a_canary_that_was_never_answered_is_asked_again_by_a_run_that_wants_no_caption(tables):
+    down = True
+
+    def answer(body, number):
+        return {"status": 503} if down and MARKER in json.dumps(body) else record()
+
+    write_items(tables, [f"Title {n}" for n in range(8)])
+    with FaultServer(answer) as server:
+        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), canaries=4)
+        assert not is_unwatched(config, plan(config)), "there are no captions yet"
+        first = plan(config)
+        caption_all(config)
+        assert is_unwatched(config, first) and not is_unwatched(config.model_copy(update={"canaries": 0}), first)
+        assert watch(config, first, Captioner(config)) == 1
+        assert store(tables, CAPTION_CANARIES)["kind"].to_list() == [RECAPTION]
+        later = plan(config)
+        assert later.wanted.is_empty() and is_unwatched(config, later), "no instruction was ever withstood"
+        down = False
+        assert watch(config, later, Captioner(config)) == 1
+        asked = len(server.bodies)
+        assert not is_unwatched(config, later) and watch(config, later, Captioner(config)) == 0
+    assert len(server.bodies) == asked
+    rows = store(tables, CAPTION_CANARIES)
+    assert sorted(rows["kind"]) == [INJECTED, RECAPTION] and rows["item_id"].n_unique() == 1 and rows["passed"].all()
+
+
+def test_a_version_whose_images_were_never_watched_is_told(tables):
+    write_items(tables, ["One", "Two"])
+    with FaultServer(lambda body, n: record()) as server:
+        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules(), canaries=4)
+        caption_all(config)
+        done = plan(config)
+        watch(config, done, Captioner(config))
+    assert not is_unwatched(config, done)
+    pictured = store(tables).with_columns(pixel_digest=pl.lit("p")).to_arrow()
+    tables.write(CAPTION_STORE, pictured.cast(CAPTION_STORE.schema), version="with images")
+    assert is_unwatched(config, done)

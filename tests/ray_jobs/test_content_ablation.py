@@ -15,7 +15,8 @@ from ray_jobs.ablation_training import Cell, crosses_of, train_cell
 from ray_jobs.content_ablation import Config
 from ray_jobs.content_arms import permuted, read_contents, read_split, with_content, with_tokens
 from ray_jobs.ranker_training import Network
-from ray_jobs.tables.interactions import SPLITS
+from ray_jobs.tables.captions import ITEM_CAPTIONS
+from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.training_task import TrainingOptions
 from tests.training_sets import seed_caption_embeddings, seed_training_set
 
@@ -53,7 +54,7 @@ def seeded(tables):
 
 @pytest.fixture
 def contents(seeded):
-    return read_contents(seeded.warehouse(), config(seeded).tokens)
+    return read_contents(seeded.warehouse(), config(seeded).split_rules, config(seeded).tokens)
 
 
 def sets(items):
@@ -67,8 +68,8 @@ def test_a_permutation_moves_whole_sets_and_means_nothing_twice(contents):
     assert sorted(sets(first)) == sorted(sets(second)) == sorted(sets(real))
     assert sets(first) != sets(second) and sets(first) != sets(real)
     assert sets(again) == sets(first), "the same placebo with and without IDs"
-    present = first.tokens_IT > 0
-    assert first.weights_IT[present] == pytest.approx(1 + (first.tokens_IT[present] - 1) / 50), "weights move with them"
+    weights = [dict(zip(x.tokens_IT.flat, x.weights_IT.flat, strict=True)) for x in (real, first)]
+    assert weights[0] == weights[1] and len(set(weights[0].values())) > 2, "weights move with them"
     rows = pl.DataFrame({"item_id": ["a", "b", "c"], "x": [1, 2, 3], "y": [10, 20, 30]})
     made = permuted(rows, 3)
     assert made["item_id"].to_list() == ["a", "b", "c"] and (made["y"] == 10 * made["x"]).all()
@@ -96,6 +97,23 @@ def test_embeddings_are_permuted_too_and_both_kinds_come_together(contents):
 def test_titles_are_tokenized_alone_by_the_same_rules(contents):
     titles, captions = (with_content(contents, Arm(arm, True), 0) for arm in ("title", "tokens"))
     assert titles.tokens_IT.any() and set(titles.tokens_IT.ravel()) & set(captions.tokens_IT.ravel()) <= {0}
+
+
+def test_no_vocabulary_knows_what_only_another_rules_training_period_saw(seeded):
+    """Items of the test period of one rule are of the training period of the other."""
+    warehouse = seeded.warehouse()
+    late = pl.DataFrame(warehouse.read(ITEMS)).filter(pl.col("available_from").is_not_null())["item_id"].to_list()
+    captions = pl.DataFrame(warehouse.read(ITEM_CAPTIONS)).with_columns(
+        caption=pl.when(pl.col("item_id").is_in(late)).then(pl.lit("zeppelin")).otherwise("caption")
+    )
+    warehouse.write(ITEM_CAPTIONS, ITEM_CAPTIONS.conform(captions.to_arrow()), "late")
+
+    def known(*rules):
+        found = read_contents(warehouse, rules, config(seeded).tokens).sets["captions"]["tokens"].explode()
+        return bool(found.str.contains("zeppelin").any())
+
+    assert len(late) > 3 and known("leave_one_out")
+    assert not known("global_time") and not known("leave_one_out", "global_time")
 
 
 def test_rows_carry_the_tokens_of_the_arms_catalogue(seeded, contents):

@@ -1,9 +1,12 @@
 """The stage's assets and checks, materialized on a small catalogue with the real SmolLM2."""
 
+from types import SimpleNamespace
+
 import dagster as dg
 import pytest
 
-from assets.captions import checks
+from assets.captions import checks, exchanges
+from assets.captions.charts import examples_markdown
 from assets.captions.item_captions import item_captions
 from orchestration.resources.interpreter import LanguageModelInterpreter
 from orchestration.resources.language_model import (
@@ -15,6 +18,7 @@ from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.tracking import tracking_twin
 from ray_jobs.prompts import prompt_text
 from ray_jobs.tables.captions import (
+    CALL_LEDGER,
     CAPTION_CANARIES,
     CAPTION_DEAD_LETTERS,
     CAPTION_STORE,
@@ -93,6 +97,8 @@ def test_captions_end_to_end_and_then_nothing_more(ray_cluster, tables, instance
     assert (
         spans[0].inputs["item"].startswith("<item>") and spans[1].attributes["mlflow.chat.tokenUsage"]["output_tokens"]
     )
+    assert {t.info.tags["cache_hit"] for t in traces} == {"false"}
+    assert spans[1].attributes["prefix_cached_tokens"] > 400
     # What the model took, not what logging took.
     assert all(span.end_time_ns - span.start_time_ns > 10**7 for span in spans)
 
@@ -124,7 +130,17 @@ def dead_letters(tables, items):
     tables.warehouse().append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(rows, CAPTION_DEAD_LETTERS.schema))
 
 
-def captions(tables, items, caption="A drama about the item {}.", version="v"):
+def call_of(tables, key, run_id):
+    import pyarrow as pa
+
+    row = {
+        f.name: 0 if pa.types.is_integer(f.type) or pa.types.is_floating(f.type) else "x" for f in CALL_LEDGER.schema
+    }
+    row |= {"content_key": key, "run_id": run_id, "created_timestamp": CREATED}
+    tables.warehouse().append(CALL_LEDGER, pa.Table.from_pylist([row], CALL_LEDGER.schema))
+
+
+def captions(tables, items, caption="A drama about the item {}.", version="v", pixels=None):
     import pyarrow as pa
 
     from ray_jobs.caption_plan import EPOCH
@@ -140,7 +156,7 @@ def captions(tables, items, caption="A drama about the item {}.", version="v"):
             "mood": "sad",
             "text_in_image": "",
             "tags": ["drama"],
-            "pixel_digest": None,
+            "pixel_digest": pixels,
             "caption_version": version,
             "event_timestamp": EPOCH,
             "created_timestamp": CREATED,
@@ -194,19 +210,79 @@ def canary_rows(tables, verdicts, version="v"):
 @pytest.mark.parametrize(
     ("verdicts", "passed"),
     [
-        ([], True),
-        ([("injected_text", True), ("recaption", False)], True),
-        ([("injected_text", True), ("injected_text", False)], False),
+        ([("recaption", False)], True),
+        ([("injected_text", False)], False),
         ([("blank_image", True), ("swapped_image", True), ("blank_image", False)], True),
         ([("blank_image", False), ("swapped_image", False), ("blank_image", True)], False),
     ],
 )
 def test_a_blind_or_obedient_model_is_told(tables, verdicts, passed):
+    verdicts = [("injected_text", True), *verdicts]
     captions(tables, ["a", "b"])
     canary_rows(tables, verdicts)
     canary_rows(tables, [("injected_text", False)], version="another revision")
     found = checks.canaries_live(tables=tables)
     assert found.passed is passed and (found.description is None) is passed
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "pixels", "told"),
+    [
+        ([], None, "texts"),
+        ([], "p", "texts and images"),
+        ([("injected_text", True)], "p", "images"),
+        ([("blank_image", True)], "p", "texts"),
+    ],
+)
+def test_captions_that_no_canary_watched_do_not_pass(tables, verdicts, pixels, told):
+    captions(tables, ["a", "b"], pixels=pixels)
+    canary_rows(tables, verdicts)
+    found = checks.canaries_live(tables=tables)
+    assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN
+    assert found.description.startswith(f"Not watched: {told}, as no canary")
+
+
+def store_rows(tables, items):
+    import pyarrow as pa
+
+    known = {r["content_key"]: r for r in tables.read(ITEM_CAPTIONS).to_pylist()}
+    spent = {"attempts": 2, "prompt_tokens": 10, "completion_tokens": 3}
+    rows = [known[i] | spent | {"evidence": f"<item>\ntitle: {i}\n{'x' * 400}\n</item>"} for i in items]
+    names = CAPTION_STORE.schema.names
+    rows = [{name: row[name] for name in names} for row in rows]
+    tables.warehouse().append(CAPTION_STORE, pa.Table.from_pylist(rows, CAPTION_STORE.schema))
+
+
+@pytest.mark.parametrize("num_items", [0, 3, 200])
+def test_examples_are_a_random_sample_with_what_the_model_was_shown(tables, num_items):
+    items = [f"i{n:03}" for n in range(num_items)]
+    captions(tables, items)
+    store_rows(tables, items)
+    said = tables.read(ITEM_CAPTIONS)
+    lines = examples_markdown(tables, said).splitlines()[2:]
+    shown = [line.split(" | ")[0].removeprefix("| ") for line in lines]
+    assert shown == sorted(set(shown)) and len(shown) == min(num_items, 20)
+    assert all(
+        f"| title: {i}; xxx" in line and "…" in line and "| 2 |" in line for i, line in zip(shown, lines, strict=True)
+    )
+    assert num_items < 200 or shown[:3] != items[:3]
+    assert examples_markdown(tables, said).splitlines()[2:] == lines, "seeded"
+
+
+def test_contents_out_of_the_store_are_traced_as_cache_hits(tables, tracking):
+    captions(tables, ["a", "b", "c"])
+    store_rows(tables, ["a", "b", "c"])
+    call_of(tables, "b", run_id="r")
+    made = exchanges.cached_exchanges(SimpleNamespace(warehouse=tables.warehouse(), run_id="r"))
+    assert {e["item_id"] for e in made} == {"a", "c"} and all(e["record"]["mood"] == "sad" for e in made)
+    mlflow = tracking.connect("captions")
+    with mlflow.start_run() as run:
+        for exchange in made:
+            exchanges.trace(mlflow, exchange, run.info.run_id, "item_caption/1")
+    mlflow.flush_trace_async_logging()
+    traces = mlflow.search_traces(run_id=run.info.run_id, return_type="list")
+    assert [t.info.tags["cache_hit"] for t in traces] == ["true"] * 2
+    assert all(len(t.data.spans) == 1 and t.data.spans[0].outputs["mood"] == "sad" for t in traces)
 
 
 def test_an_interpretation_that_nobody_paid_for_is_an_error(tables):

@@ -1,14 +1,16 @@
 """The asset and its checks on a real folder of pictures, good and bad, and on a dataset without any."""
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from assets.captions import image_checks
-from assets.captions.image_charts import quarantine_markdown
+from assets.captions.image_charts import contact_sheet, quarantine_markdown
 from assets.captions.item_images import ImageIntake, intake_config, item_images
 from orchestration.resources.dataset import ConfiguredDataset
 from orchestration.resources.ray_jobs import LocalRayJobs
+from ray_jobs.images.store import ImageStore
 from ray_jobs.tables.captions import ITEM_IMAGES
 from ray_jobs.tables.interactions import ITEMS
 from tests.factories import CREATED
@@ -75,6 +77,21 @@ def test_images_good_and_bad_and_then_nothing_more(ray_cluster, tables, instance
     assert replayed["images_read"] == 2 and replayed["quarantined"] == 2
 
 
+def test_the_contact_sheet_leaves_out_what_it_cannot_open_and_says_so(tmp_path):
+    store = ImageStore(str(tmp_path))
+    digests = [letter * 32 for letter in "abc"]
+    store.put(digests[0], JPEG)
+    store.put(digests[1], b"no picture \xff\xd9")
+    rows = pl.DataFrame({"pixel_digest": digests})
+    said = contact_sheet(rows, store).value
+    assert said.startswith("![contact sheet](data:image/jpeg;base64,")
+    assert said.endswith(
+        f"2 of 3 cannot be opened in the store of images, e.g. `{digests[1]}.jpg`: "
+        "delete them there and materialize again."
+    )
+    assert "cannot be opened" not in contact_sheet(rows[:1], store).value
+
+
 def test_a_dataset_without_images_is_none_the_worse(tables, instance, dataset):
     write_items(tables, [None, None])
     said, checks = materialize(tables, instance, dataset)
@@ -120,8 +137,6 @@ def test_a_row_that_is_neither_blocks(tables):
 
 
 def test_what_a_source_wrote_cannot_break_out_of_the_page():
-    import polars as pl
-
     uri = "x|y](javascript:alert(1))<img src=x>\n# head"
     shown = quarantine_markdown(
         pl.DataFrame({"item_id": ["i"], "image_uri": [uri], "reason": ["not_found"], "detail": [f"There is no {uri}."]})

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from models.language.interpretation import Interpretation, Vocabulary, json_schema, parse
-from models.language.validation import Problem
+from models.language.interpretation import Interpretation, Vocabulary, json_schema, parse, storable
+from models.language.validation import Problem, Rules, record_problem
 
 WORDS = Vocabulary(styles=("plain", "modern"), settings=("home", "city"), moods=("calm", "dark"))
 SAID = {
@@ -53,6 +53,25 @@ def test_anything_else_is_a_problem_in_one_sentence(text):
 def test_raw_control_characters_do_not_lose_a_record():
     said = json.dumps(SAID | {"caption": "A plain TAB thing."}).replace("TAB", "\t")
     assert parse(said, WORDS).caption == "A plain \t thing.", "validation tells it apart"
+
+
+@pytest.mark.parametrize("name, said", [("caption", "A \ud800 thing."), ("tags", ["th\udc00ng"])])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_half_a_surrogate_pair_becomes_a_broken_character_that_every_store_takes(name, said, escaped):
+    found = parse(json.dumps(SAID | {name: said}, ensure_ascii=escaped), WORDS)
+    assert "\ufffd" in found.model_dump_json()
+    assert record_problem(found, "stop", Rules()) is not None
+
+
+def test_a_problem_can_be_stored_whatever_the_model_wrote():
+    found = parse(json.dumps(SAID | {"mood": "\ud800"}), WORDS)
+    assert isinstance(found, Problem) and found.detail.encode()
+
+
+def test_whole_pairs_and_other_text_stay():
+    for text in ("", "plain", "crème 港町 😀", "\ufeffx"):
+        assert storable(text) == text
+    assert storable("\ud83d\ude00") == "😀" and storable("a\ud800b\udc00") == "a\ufffdb\ufffd"
 
 
 def test_the_schema_bounds_every_text_and_keeps_the_records_order():

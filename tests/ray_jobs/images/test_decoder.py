@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import zipfile
 from io import BytesIO
@@ -81,7 +82,7 @@ def test_a_hanging_decoder_is_ended_and_the_next_image_is_read():
         first = decoder._process.pid
         os.kill(first, signal.SIGSTOP)
         refused = refusal(decoder, PNG)
-        assert refused.reason == "decode_timeout" and refused.transient
+        assert refused.reason == "decode_timeout" and not refused.transient
         assert decoder.decode(PNG).format == "PNG" and decoder._process.pid != first
 
 
@@ -106,6 +107,17 @@ def test_a_dead_decoder_costs_one_image(sent, reason):
         threading.Timer(0.2, lambda: (process.send_signal(sent), process.send_signal(signal.SIGCONT))).start()
         assert refusal(decoder, PNG).reason == reason
         assert decoder.decode(PNG).format == "PNG" and decoder.starts == 2
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60 >&-", r"printf '\0\0\0\1{'; exec sleep 60"])
+def test_a_decoder_that_was_taken_over_holds_nobody(script):
+    with BoundedDecoder(ImageLimits()) as decoder:
+        taken = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        decoder._process = taken
+        refused = refusal(decoder, PNG)
+        assert refused.reason == "decode_crash" and "ended with no answer" in str(refused)
+        assert taken.returncode == -signal.SIGKILL
+        assert decoder.decode(PNG).format == "PNG" and decoder.starts == 1
 
 
 def test_the_decoding_process_holds_no_secret_and_writes_no_file(monkeypatch):

@@ -1,16 +1,18 @@
 """The job that reads item images: real files and servers, real decoding processes; one test on Ray."""
 
 import datetime as dt
-import os
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from ray_jobs import image_intake
-from ray_jobs.image_intake import plan
+from ray_jobs.image_intake import images_version, plan
 from ray_jobs.image_reader import Config, ImageReader
+from ray_jobs.images.decoder import DecoderPool
 from ray_jobs.images.limits import ImageLimits, RemoteRule
-from ray_jobs.images.sources import SourceConfig
+from ray_jobs.images.reasons import ImageRefusedError
+from ray_jobs.images.sources import SourceConfig, SourceReader
 from ray_jobs.images.store import ImageStore
 from ray_jobs.tables.captions import IMAGE_READS, ITEM_IMAGES
 from ray_jobs.tables.interactions import ITEMS
@@ -74,20 +76,24 @@ def test_only_what_changed_is_read(tables, shop):
     (shop / "cut.jpg").write_bytes(JPEG)
     after, _ = read(config)
     assert after["i0"] == before["i0"]
-    assert (after["i1"]["reason"], after["i1"]["attempts"]) == (None, 2)
+    assert (after["i1"]["reason"], after["i1"]["attempts"]) == (None, 1)
     write_items(tables, ["same.bmp", "cut.jpg"])
     moved, _ = read(config)
     assert moved["i0"]["attempts"] == 1 and moved["i0"]["image_uri"] == "same.bmp" and moved["i1"] == after["i1"]
 
 
-def test_an_image_that_the_store_lost_is_read_again(tables, shop):
+@pytest.mark.parametrize("left", [None, b"", b"\xff\xd8 cut"])
+def test_an_image_that_the_store_lost_or_damaged_is_read_again(tables, shop, left):
     write_items(tables, ["a.png"])
     config = config_for(tables, shop)
     rows, _ = read(config)
     store = ImageStore.of(config.artifacts)
-    os.unlink(store._path(rows["i0"]["pixel_digest"]))
+    kept = Path(store._path(rows["i0"]["pixel_digest"]))
+    jpeg = kept.read_bytes()
+    kept.unlink() if left is None else kept.write_bytes(left)
     again, starts = read(config)
-    assert starts == 1 and rows["i0"]["pixel_digest"] in store and again["i0"]["attempts"] == 2
+    assert starts == 1 and kept.read_bytes() == jpeg and again["i0"]["attempts"] == 2
+    assert images_version(as_table(again)) == images_version(as_table(rows))
 
 
 def test_final_reasons_stand_until_replay_or_other_limits(tables, shop):
@@ -103,7 +109,70 @@ def test_final_reasons_stand_until_replay_or_other_limits(tables, shop):
         ("too_many_pixels", 2),
     ]
     raised, _ = read(config_for(tables, shop))
-    assert [(r["reason"], r["attempts"]) for r in raised.values()] == [("truncated", 3), (None, 3)]
+    assert [(r["reason"], r["attempts"]) for r in raised.values()] == [("truncated", 3), (None, 1)]
+
+
+def test_a_file_that_hangs_the_decoder_is_given_up_until_it_changes(tables, shop, monkeypatch):
+    write_items(tables, ["a.png"])
+    config = config_for(tables, shop)
+    decoded = []
+
+    def hangs(pool, data):
+        decoded.append(data)
+        raise ImageRefusedError("decode_timeout", limit=10.0)
+
+    monkeypatch.setattr(DecoderPool, "decode", hangs)
+    told = [read(config)[0]["i0"] for _ in range(5)]
+    assert {r["reason"] for r in told} == {"decode_timeout"}
+    assert [r["attempts"] for r in told] == [1, 2, 3, 3, 3] and len(decoded) == 3
+    read(config.model_copy(update={"replay": True}))
+    read(config_for(tables, shop, limits=ImageLimits(decode_seconds=11.0)))
+    (shop / "a.png").write_bytes(JPEG)
+    read(config)
+    assert decoded[3:] == [PNG, PNG, JPEG]
+
+
+def test_a_changed_file_that_hangs_the_decoder_is_not_a_servers_bad_day(tables, shop, monkeypatch):
+    write_items(tables, ["a.png"])
+    config = config_for(tables, shop)
+    read(config)
+    (shop / "a.png").write_bytes(JPEG)
+
+    def hangs(pool, data):
+        raise ImageRefusedError("decode_timeout", limit=10.0)
+
+    monkeypatch.setattr(DecoderPool, "decode", hangs)
+    assert [read(config)[0]["i0"]["attempts"] for _ in range(4)] == [1, 2, 3, 3]
+
+
+def test_malformed_addresses_and_hostile_redirects_cost_their_rows_only(tables, shop):
+    with ImageServer() as server:
+        bad = [
+            "http://[oops/x.jpg",
+            "s3://[b/x",
+            "https://ex\u2100mple.com/a.jpg",
+            server.url("redirect/http://[oops/x"),
+        ]
+        write_items(tables, [*bad, "a.png"])
+        rule = RemoteRule(hosts=("*",), networks=("127.0.0.0/8",), ports=(server.port,))
+        config = config_for(tables, shop, source=SourceConfig(folder=str(shop), remote=rule))
+        rows, _ = read(config)
+        assert [r["reason"] for r in rows.values()] == ["bad_address"] * 4 + [None]
+        assert read(config)[0] == rows
+
+
+def test_whatever_an_address_does_to_a_library_costs_its_row_only(tables, shop, monkeypatch):
+    write_items(tables, ["a.png", "b.png"])
+    real = SourceReader.read
+
+    def surprised(reader, uri, known=""):
+        if uri == "b.png":
+            raise ValueError("what nobody thought of")
+        return real(reader, uri, known)
+
+    monkeypatch.setattr(SourceReader, "read", surprised)
+    rows, _ = read(config_for(tables, shop))
+    assert [r["reason"] for r in rows.values()] == [None, "bad_address"]
 
 
 def test_remote_images_are_asked_again_when_it_is_worth_it(tables, shop):
@@ -128,6 +197,62 @@ def test_remote_images_are_asked_again_when_it_is_worth_it(tables, shop):
     gone, _ = read(config_for(tables, shop, source=SourceConfig(folder=str(shop), remote=due)))
     assert gone["i0"] == third["i0"], "a server's bad day takes no image away"
     assert gone["i1"]["reason"] == "unreachable"
+
+
+def as_table(rows):
+    return pa.Table.from_pylist(list(rows.values()), ITEM_IMAGES.schema)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs of the job read in this process."""
+
+    def reads(config, todo):
+        reader = ImageReader(config)
+        yield reader(todo.to_arrow())
+        reader.close()
+
+    monkeypatch.setattr(image_intake, "_read", reads)
+
+
+def test_the_version_stands_while_images_are_only_asked_for(tables, shop, here):
+    with ImageServer() as server:
+        dead = [f"http://127.0.0.1:9/{n}.jpg" for n in range(3)]
+        write_items(tables, [server.url("jpeg/a"), server.url("status/404"), server.url("status/503"), *dead, "a.png"])
+        rule = RemoteRule(hosts=("127.0.0.1",), networks=("127.0.0.0/8",), ports=(9, server.port), recheck_days=0.0)
+        config = config_for(tables, shop, source=SourceConfig(folder=str(shop), remote=rule))
+        first = image_intake.run(config)
+        assert first.committed and first.reasons["unreachable"] == 3 and tables.warehouse().num_rows(IMAGE_READS) == 0
+        for etag, touched in (('"v1"', 1), ('"v2"', 2), ("", 3)):
+            server.etag = etag
+            (shop / "a.png").write_bytes(PNG + bytes(touched))
+            done = image_intake.run(config)
+            assert (done.version, done.committed, done.num_read) == (first.version, False, 7)
+        assert plan(config)["before_attempts"].to_list() == [4] * 7, "and yet it is known what was asked"
+        rested = config.model_copy(
+            update={"source": SourceConfig(folder=str(shop), remote=rule.model_copy(update={"recheck_days": 7.0}))}
+        )
+        for asked in (["/status/404", "/status/503"], ["/status/503"]):
+            # Another rule is another chance for what is quarantined; what is usable is not due.
+            server.asked.clear()
+            image_intake.run(rested)
+            assert sorted(a[0] for a in server.asked) == asked
+        assert tables.warehouse().num_rows(IMAGE_READS) == 7
+        (shop / "a.png").write_bytes(encoded(picture(seed=1)))
+        changed = image_intake.run(rested)
+    assert changed.committed and changed.version != first.version == done.version
+    assert tables.warehouse().num_rows(IMAGE_READS) == 0
+
+
+def test_one_outage_is_as_good_as_another_for_the_version():
+    def version(**said):
+        row = {"item_id": "i", "image_uri": "u", "fingerprint": "f", "attempts": 1, "created_timestamp": CREATED} | said
+        return images_version(pa.Table.from_pylist([row], ITEM_IMAGES.schema))
+
+    out = version(reason="unreachable", detail="x")
+    assert out == version(reason="fetch_timeout", detail="y", attempts=3, fingerprint="g")
+    told = [version(pixel_digest="a" * 32), version(reason="empty", detail="x"), version(reason="empty", detail="y")]
+    assert len({out, *told}) == 4
 
 
 def test_the_job_on_ray_reads_hostile_images_by_the_batch(ray_cluster, tables, shop):

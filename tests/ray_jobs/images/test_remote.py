@@ -42,6 +42,14 @@ def test_an_image_is_fetched_and_then_only_asked_for(server):
     assert server.asked[0][0] == "/jpeg/a%20b?x=%C3%BC&y=1"
 
 
+@pytest.mark.parametrize("etag", ['"v\xe9"', '"v\t1"'])
+def test_an_etag_that_cannot_be_sent_back_counts_as_none(server, etag):
+    server.etag = etag
+    assert fetcher(server).fetch(server.url("jpeg/a")) == (JPEG, "")
+    assert fetcher(server).fetch(server.url("jpeg/a"), f"etag:{etag}") == (JPEG, "")
+    assert {asked[1] for asked in server.asked} == {None}
+
+
 def test_the_host_is_asked_by_its_name_and_its_type_is_not_believed(server):
     made = fetcher(server, hosts=("localhost",))
     assert made.fetch(server.url("lies", "localhost")).data == PNG
@@ -67,6 +75,8 @@ def test_the_host_is_asked_by_its_name_and_its_type_is_not_believed(server):
         ("redirect/file:///etc/passwd", "unsupported_scheme"),
         ("redirect/gopher://127.0.0.1/", "unsupported_scheme"),
         ("redirect/http://user:pw@127.0.0.1/", "bad_address"),
+        ("redirect/http://[oops/x", "bad_address"),
+        ("redirect/http://user:pw@[oops/x", "bad_address"),
         ("redirect/http://169.254.169.254/latest/meta-data/", "private_address"),
         ("redirect/http://[::ffff:10.0.0.1]/", "private_address"),
         ("redirect/http://127.0.0.1:22/", "bad_address"),

@@ -60,6 +60,10 @@ def test_paths_below_the_folder_are_read(shop, uri, scheme):
         ("ftp://host/a.png", "unsupported_scheme"),
         ("data:image/png;base64,AAAA", "unsupported_scheme"),
         ("http://host/a.png", "remote_off"),
+        ("http://[oops/a.png", "bad_address"),
+        ("http://user:pw@[oops/a.png", "bad_address"),
+        ("https://ex\u2100mple.com/a.png", "bad_address"),
+        ("s3://[bucket/a.png", "bad_address"),
         ("images/none.png", "not_found"),
         ("images/a.png/b.png", "not_found"),
         ("images/ring.png", "not_found"),
@@ -73,7 +77,7 @@ def test_everything_else_is_refused_in_a_sentence(shop, uri, reason):
     with pytest.raises(ImageRefusedError) as found:
         reader(shop).read(uri.format(shop=shop))
     assert found.value.reason == reason, str(found.value)
-    assert len(str(found.value)) < 400 and str(found.value).endswith(".")
+    assert len(str(found.value)) < 400 and str(found.value).endswith(".") and "pw" not in str(found.value)
 
 
 def test_a_changed_file_is_read_again(shop):

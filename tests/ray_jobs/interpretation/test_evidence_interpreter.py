@@ -2,11 +2,13 @@
 
 import pytest
 
+from models.language.captions import tags
 from models.language.interpretation import TEXT_CHARS
 from models.language.validation import Rules, prompt_phrases, record_problem
 from ray_jobs.interpretation.evidence_interpreter import IMAGE_BYTES, subjects
 from ray_jobs.interpretation.image_evidence import Evidence
 from ray_jobs.interpretation.interpreter import DETERMINISTIC
+from ray_jobs.language.engine import Completion
 from tests.ray_jobs.interpretation.contents import HOSTILE, PROMPT, content, interpreter, picture
 from tests.ray_jobs.language.checkpoints import smollm2, tiny_llama
 
@@ -88,6 +90,34 @@ def test_subjects_are_what_the_image_shows_and_what_text_and_caption_share():
     assert subjects("A drama about a shoe.", text, ("Drama",), ["Sandal"]) == ("sandal", "shoe", "drama")
     assert subjects("A tale.", text, ("Drama",), []) == ()
     assert len(subjects("A tale.", text, (), [f"thing {i}" for i in range(9)])) == 6
+
+
+def test_of_items_with_one_text_the_record_is_one():
+    """A content's key covers what its text shows: a category beyond that must not decide the record."""
+    shown = tuple(f"Shelf {i}" for i in range(8))
+    some, more = content("k", "Harbor", shown), content("k", "Harbor", (*shown, "Secrets", "Drama"))
+    assert some.text == more.text
+    caption = "A drama about secrets on a shelf."
+    assert subjects(caption, some.text, some.categories, []) == subjects(caption, more.text, more.categories, [])
+    assert tags(caption, some.categories) == tags(caption, more.categories)
+    long = "Stories of the old harbor and its many secrets"
+    assert "secrets" not in subjects(caption, content("k", "Harbor", (long,)).text, (long,), [])
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [("Комедия", "Драма"), ("Κωμωδία", "Δράμα"), ("كوميديا", "دراما"), ("喜剧", "剧情片"), ("हास्य", "नाटक")],
+    ids=["Cyrillic", "Greek", "Arabic", "Chinese", "Devanagari"],
+)
+def test_categories_of_any_script_are_no_fault_of_the_model(engine, monkeypatch, categories):
+    def complete(shared, users, *args, **kwargs):
+        text = "A quiet story about two sisters in a small town."
+        return [Completion(text, 9, 9, "stop", choices=tuple(0 for _ in PROMPT.options)) for _ in users]
+
+    monkeypatch.setattr(engine.engine, "complete", complete)
+    (answer,) = engine.interpret([content("a", "Sisters", categories)], 0)
+    assert answer.record.tags[:2] == tuple(c.lower() for c in categories)
+    assert record_problem(answer.record, answer.finish, Rules(), prompt_phrases(PROMPT.texts(), Rules())) is None
 
 
 def test_every_try_decodes_by_its_own_rule(engine):

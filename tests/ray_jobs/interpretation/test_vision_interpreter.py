@@ -82,6 +82,14 @@ def test_a_content_that_is_too_long_does_not_fail_the_others(tmp_path):
     assert good.calls and (bad.error_class, bad.problem.reason, bad.calls) == (DETERMINISTIC, "too_long", ())
 
 
+def test_an_image_that_cannot_be_read_reserves_nothing_and_fails_no_other(engine):
+    contents = [content("a", "Shoe", image=RED), content("b", "Shoe", image=b"\xff\xd8 no image"), content("c", "Shoe")]
+    most = engine.most_tokens(contents)
+    assert most[1] == 0 and [most[0], most[2]] == engine.most_tokens([contents[0], contents[2]])
+    bad = engine.interpret(contents[1:2], 0)[0]
+    assert (bad.problem.reason, bad.calls) == ("image_unreadable", ())
+
+
 def test_what_cannot_be_used_is_one_sentence(tmp_path):
     with pytest.raises(EngineSetupError, match="no checkpoint .*BELVEDERE_VLM_MODEL"):
         interpreter("vision", ENGINE | {"model": str(tmp_path)})

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ray_jobs.language import endpoint
+from ray_jobs.language import endpoint, replies
 from ray_jobs.language.engine import (
     ChoiceError,
     EngineSetupError,
@@ -121,11 +121,37 @@ def test_retry_after_is_honoured(said):
         assert server.times[1] - server.times[0] >= 0.9
 
 
+OVERFLOWING = "Mon, 01 Jan 2024 00:00:99999999999999999999 GMT"
+
+
+@pytest.mark.parametrize("said, counted", [(10**400, replies.MOST_TOKENS), (-1, 0), (1e400, 0), (True, 0), ("9", 0)])
+def test_no_count_of_tokens_breaks_a_batch(said, counted):
+    raw = json.dumps({"choices": [{"message": {"content": "fine"}}], "usage": {"completion_tokens": said}})
+    reply, call = replies.read_answer(raw.encode(), [{"role": "user", "content": "x"}], 0.0)
+    assert reply.text == "fine" and call.completion_tokens in (counted, 1)
+
+
+@pytest.mark.parametrize("url", ["", "http://", "ftp://host/v1", "http://[oops/v1", "http://localhost:99999/v1"])
+def test_what_is_no_endpoint_is_refused_before_anything_is_asked(url):
+    with pytest.raises(EngineSetupError, match="is no endpoint: set BELVEDERE_LLM_BASE_URL"):
+        endpoint.Endpoint(LanguageEngineConfig(kind="openai", model="m", revision="1", base_url=url))
+
+
+def test_a_key_is_taken_as_files_hold_it_and_refused_where_it_cannot_be_sent(monkeypatch):
+    config = LanguageEngineConfig(kind="openai", model="m", revision="1", base_url="http://127.0.0.1:1/v1")
+    monkeypatch.setenv(config.api_key_variable, "sk-abc\n")
+    assert endpoint.Endpoint(config).key == "sk-abc"
+    monkeypatch.setenv(config.api_key_variable, "sk-ä")
+    with pytest.raises(EngineSetupError, match="characters beyond ASCII"):
+        endpoint.Endpoint(config)
+
+
 @pytest.mark.parametrize(
-    "said, seconds", [("soon", None), ("nan", None), ("-1", 0.0), ("61", 61.0), ("Wed, 21 Oct 2015 07:28:00", 0.0)]
+    "said, seconds",
+    [("soon", None), (OVERFLOWING, None), ("nan", None), ("-1", 0.0), ("61", 61.0), ("Wed, 21 Oct 2015 07:28:00", 0.0)],
 )
 def test_retry_after_is_read_in_every_form(said, seconds):
-    assert endpoint.retry_after(endpoint.httpx.Headers({"Retry-After": said})) == seconds
+    assert replies.retry_after(replies.httpx.Headers({"Retry-After": said})) == seconds
 
 
 def test_nobody_waits_for_tomorrow():
@@ -133,7 +159,7 @@ def test_nobody_waits_for_tomorrow():
     with FaultServer(lambda body, n: fault) as server:
         with pytest.raises(EngineUnavailableError, match="asks to wait 86,400 s, in 1 attempts"):
             engine_for(server).complete(SHARED, ["x"], 8)
-        assert len(server.bodies) == 1
+        assert len(server.bodies) == 2, "and a trivial prompt, to see whose fault it is"
 
 
 @pytest.mark.parametrize(
