@@ -118,10 +118,12 @@ class Captioner:
 
     def _give_up(self, outcomes: Sequence[Outcome], places: Places) -> int:
         """Appends dead letters; returns how many."""
+        if not outcomes:
+            return 0
         keys = [o.content.key for o in outcomes]
         names = ["content_key", "first_seen", "attempts", "error_class"]
         before = read_frame(self.config.warehouse, CAPTION_DEAD_LETTERS, names, [("content_key", "in", keys)])
-        earlier = before.rows_by_key("content_key", named=True) if keys else {}
+        earlier = before.rows_by_key("content_key", named=True)
         now = dt.datetime.now(dt.UTC)
         dead = [_dead(o, places[o.content.key][0], self.config, now, earlier.get(o.content.key, [])) for o in outcomes]
         self.config.warehouse.append(CAPTION_DEAD_LETTERS, pa.Table.from_pylist(dead, CAPTION_DEAD_LETTERS.schema))

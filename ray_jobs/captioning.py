@@ -14,6 +14,7 @@ import polars as pl
 import pydantic
 
 from ray_jobs import caption_canaries
+from ray_jobs.actors import map_blocks
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import Config, Plan, Pool, plan, read_frame
 from ray_jobs.captioner import Captioner
@@ -23,7 +24,6 @@ from ray_jobs.progress import Progress, note
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_CANARIES, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
 APPEND_ONLY = "append-only"
-ACTOR_RESTARTS = 2
 STORES = (CAPTION_STORE, CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_CANARIES)
 
 
@@ -105,21 +105,11 @@ def shared_budget(config: Config) -> Any:
 
 def _generate(config: Config, wanted: pl.DataFrame, pool: Pool, budget: Any) -> tuple[dict[str, int], list[Any]]:
     """Runs the actors over ``wanted``; returns the summed counts, and some exchanges."""
-    import ray.data
-
     # One block a batch: an actor hands back what it did after each, and progress follows it.
     blocks = [wanted.slice(at, config.batch_size).to_arrow() for at in range(0, wanted.height, config.batch_size)]
-    done = ray.data.from_arrow(blocks).map_batches(
-        Captioner,
-        fn_constructor_args=(config, max(int(pool.cpus), 1), pool.gpus, budget),
-        batch_size=None,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(blocks))),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        # Ray Data's own default is without end: a batch that kills its actor would be paid for again and again.
-        max_restarts=ACTOR_RESTARTS,
-        max_task_retries=ACTOR_RESTARTS,
+    arguments = (config, max(int(pool.cpus), 1), pool.gpus, budget)
+    done = map_blocks(
+        blocks, Captioner, arguments, actors=pool.actors, cpus=pool.cpus, gpus=pool.gpus, batch_format="numpy"
     )
     progress = Progress("captions", wanted.height, "items")
     totals: dict[str, int] = {}
@@ -161,9 +151,10 @@ def run(config: Config) -> Result:
     totals: dict[str, int] = {}
     traces: list[Any] = []
     num_canaries = 0
-    if todo.wanted.height:
+    if todo.wanted.height or caption_canaries.is_unwatched(config, todo):
         pool, budget = prepare(config), shared_budget(config)
-        totals, traces = _generate(config, todo.wanted, pool, budget)
+        if todo.wanted.height:
+            totals, traces = _generate(config, todo.wanted, pool, budget)
         num_canaries = _watch(config, todo, pool, budget) if config.canaries else 0
         for table in STORES:
             config.warehouse.compact(table)
@@ -180,7 +171,7 @@ def result_of(
     config: Config, todo: Plan, totals: dict[str, int], num_canaries: int, traces: list[Any], seconds: float
 ) -> Result:
     """What a run did: by its plan, the actors' counts, and the call ledger."""
-    spent = ledger_totals(config) if todo.wanted.height else dict.fromkeys(SPENT, 0.0)
+    spent = ledger_totals(config) if todo.wanted.height or num_canaries else dict.fromkeys(SPENT, 0.0)
     return Result(
         caption_version=config.caption_version,
         num_items=todo.items.height,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
+from ray_jobs.actors import map_blocks
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.image_reader import BEFORE, REMEMBERED, Config, ImageReader
 from ray_jobs.images.reasons import REASONS
@@ -59,20 +60,12 @@ def plan(config: Config) -> pl.DataFrame:
 def _read(config: Config, todo: pl.DataFrame) -> Iterator[pa.Table]:
     """Runs the actors; yields rows as they are done."""
     import ray
-    import ray.data
 
     # One block a batch: an actor hands back what it did after each, and progress follows it.
     blocks = [todo.slice(at, config.batch_size).to_arrow() for at in range(0, todo.height, config.batch_size)]
     cpus = min(config.cpus_per_actor, max(n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"]))
     actors = config.num_actors or max(int(ray.cluster_resources().get("CPU", 1.0) / cpus), 1)
-    done = ray.data.from_arrow(blocks).map_batches(
-        ImageReader,
-        fn_constructor_args=(config,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(blocks))),
-        num_cpus=cpus,
-    )
+    done = map_blocks(blocks, ImageReader, (config,), actors=actors, cpus=cpus)
     # Without prefetching, which would hold back each batch's rows until the next one is done.
     yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 

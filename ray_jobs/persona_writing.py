@@ -15,6 +15,7 @@ import pydantic
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
 from models.personas.validation import Problem
+from ray_jobs.actors import map_blocks
 from ray_jobs.embedding_store import as_lists, embed
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import ChoiceError, LanguageEngine, LanguageEngineConfig, Usage, load_engine
@@ -239,15 +240,8 @@ def write_missing(config: Config, plan: Plan) -> tuple[Usage, float]:
     gpus = config.gpus_per_actor or (1.0 if on_gpu else 0.0)
     size = config.users_per_batch
     blocks = [missing.slice(i, size).to_arrow() for i in range(0, missing.height, size)]
-    written = ray.data.from_arrow(blocks).map_batches(
-        PersonaWriter,
-        fn_constructor_args=(config, None, max(int(cpus), 1)),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(config.num_actors, len(blocks))),
-        num_cpus=cpus,
-        num_gpus=gpus,
-    )
+    arguments = (config, None, max(int(cpus), 1))
+    written = map_blocks(blocks, PersonaWriter, arguments, actors=config.num_actors, cpus=cpus, gpus=gpus)
     progress = Progress("personas", missing.height, "users")
     for row in written.iter_rows():
         batch = Usage(*(int(row[name]) for name in Usage._fields))

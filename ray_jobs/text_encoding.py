@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
+from ray_jobs.actors import map_blocks
+
 PACKAGE = "package:"
 TEXT, EMBEDDING = "text", "embedding"
 TEXTS_PER_BLOCK = 512
@@ -173,13 +175,6 @@ def encode_on_ray(data: pa.Table, config: TextEncoderConfig) -> Iterator[pa.Tabl
     # Texts of like length together, so that batches pad little.
     data = data.take(pc.sort_indices(pc.utf8_length(data[TEXT])))
     blocks = [data.slice(start, TEXTS_PER_BLOCK) for start in range(0, data.num_rows, TEXTS_PER_BLOCK)]
-    encoded = ray.data.from_arrow(blocks).map_batches(
-        TextEncoder,
-        fn_constructor_args=(config,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=1,
-        num_gpus=int(config.device == "cuda"),
-    )
+    gpus = float(config.device == "cuda")
+    encoded = map_blocks(blocks, TextEncoder, (config,), actors=num_actors, cpus=1, gpus=gpus)
     yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow")

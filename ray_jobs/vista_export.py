@@ -25,6 +25,7 @@ from models.identity import version_of
 from models.vista.cache import LEVELS, Quantised, quantise, relative_error, to_arrow
 from models.vista.histories import Events, Snapshots, cut_snapshots, history_batch
 from models.vista.model import Items
+from ray_jobs.actors import map_blocks
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import CONSTRUCTOR, PREPROCESSING, WEIGHTS, model_name, read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -197,8 +198,6 @@ def shard_name(config: Config, shard: int) -> str:
 
 def run(config: Config) -> Result:
     """Exports what is missing, then writes the table in one commit."""
-    import ray
-
     frame = read_events(config.warehouse, config.raw_interactions)
     users = frame["user_id"].unique().sort()
     buckets = pl.DataFrame({"user_id": users, "shard": bucket_of(users, config.shards)})
@@ -208,15 +207,14 @@ def run(config: Config) -> Result:
     if missing:
         parts = frame.join(buckets, on="user_id").filter(pl.col("shard").is_in(missing)).partition_by("shard")
         progress = Progress("vista export", len(missing), "shards")
-        # One block a shard, and `batch_size=None` keeps it whole.
-        summarised = ray.data.from_arrow([part.to_arrow() for part in parts]).map_batches(
+        # One block a shard.
+        summarised = map_blocks(
+            [part.to_arrow() for part in parts],
             Summarise,
-            fn_constructor_args=(config,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(config.actors, len(missing))),
-            num_cpus=config.cpus_per_actor,
-            num_gpus=config.gpus_per_actor,
+            (config,),
+            actors=config.actors,
+            cpus=config.cpus_per_actor,
+            gpus=config.gpus_per_actor,
         )
         for batch in summarised.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(batch, pa.Table)

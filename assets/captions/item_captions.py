@@ -76,15 +76,16 @@ def item_captions(
     If this is red: the model could not be loaded or reached, or the budget is spent (the error says which); run
     `rematerialize_failed`.
     """
-    from ray_jobs import caption_plan, captioning
+    from ray_jobs import caption_canaries, caption_plan, captioning
 
     report = Report(ITEM_CAPTIONS)
     job = captioning_config(tables, interpreter, context.run.run_id, config.model_dump())
     todo = caption_plan.plan(job)
     version = _version(tables, job, len(todo.items) - tables.warehouse().num_rows(ITEM_CAPTIONS))
-    if not len(todo.wanted) and tables.is_current(ITEM_CAPTIONS, version):
+    asks = len(todo.wanted) > 0 or caption_canaries.is_unwatched(job, todo)
+    if not asks and tables.is_current(ITEM_CAPTIONS, version):
         return report.unchanged(tables, version, NOTHING_SPENT)
-    done = ray_jobs.run(context, "captioning", job) if len(todo.wanted) else captioning.nothing_to_do(job, todo)
+    done = ray_jobs.run(context, "captioning", job) if asks else captioning.nothing_to_do(job, todo)
     data = caption_plan.item_captions(job, todo.items)
     version = _version(tables, job, done.num_items - data.num_rows)
     written = tables.write(ITEM_CAPTIONS, data, version)

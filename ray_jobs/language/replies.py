@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from models.language.interpretation import storable
 from ray_jobs.language.engine import Call
 
 # Only where an endpoint does not count.
@@ -62,6 +63,7 @@ def read_answer(raw: bytes, messages: list[dict[str, Any]], seconds: float) -> t
         return None, billed._replace(outcome="garbage")
     if not isinstance(text, str) or not isinstance(refusal, str):
         return None, billed._replace(outcome="garbage")
+    text, refusal = storable(text), storable(refusal)
     if not usage.prompt_tokens:
         said = sum(len(part) for message in messages for part in _texts(message))
         billed = billed._replace(

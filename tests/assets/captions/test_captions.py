@@ -16,6 +16,7 @@ from orchestration.resources.language_model import (
 )
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.tracking import tracking_twin
+from ray_jobs.language.engine import Call
 from ray_jobs.prompts import prompt_text
 from ray_jobs.tables.captions import (
     CALL_LEDGER,
@@ -269,20 +270,26 @@ def test_examples_are_a_random_sample_with_what_the_model_was_shown(tables, num_
     assert examples_markdown(tables, said).splitlines()[2:] == lines, "seeded"
 
 
-def test_contents_out_of_the_store_are_traced_as_cache_hits(tables, tracking):
+def test_only_contents_out_of_the_store_are_traced_as_cache_hits(tables, tracking):
     captions(tables, ["a", "b", "c"])
     store_rows(tables, ["a", "b", "c"])
     call_of(tables, "b", run_id="r")
     made = exchanges.cached_exchanges(SimpleNamespace(warehouse=tables.warehouse(), run_id="r"))
     assert {e["item_id"] for e in made} == {"a", "c"} and all(e["record"]["mood"] == "sad" for e in made)
+    call = Call("ok", prompt_tokens=10, completion_tokens=3, cached_tokens=7)._asdict()
+    asked = made[0] | {"item_id": "b", "answers": [{"text": "A.", "finish": "stop", "calls": [call]}]}
+    del asked["cache_hit"]
     mlflow = tracking.connect("captions")
     with mlflow.start_run() as run:
-        for exchange in made:
+        for exchange in [asked, *made]:
             exchanges.trace(mlflow, exchange, run.info.run_id, "item_caption/1")
     mlflow.flush_trace_async_logging()
     traces = mlflow.search_traces(run_id=run.info.run_id, return_type="list")
-    assert [t.info.tags["cache_hit"] for t in traces] == ["true"] * 2
-    assert all(len(t.data.spans) == 1 and t.data.spans[0].outputs["mood"] == "sad" for t in traces)
+    by_item = {t.info.tags["item_id"]: t for t in traces}
+    assert {i: t.info.tags["cache_hit"] for i, t in by_item.items()} == {"a": "true", "b": "false", "c": "true"}
+    assert [len(by_item[i].data.spans) for i in "abc"] == [1, 2, 1]
+    assert by_item["b"].data.spans[1].attributes["prefix_cached_tokens"] == 7
+    assert all(t.data.spans[0].outputs["mood"] == "sad" for t in traces)
 
 
 def test_an_interpretation_that_nobody_paid_for_is_an_error(tables):
