@@ -3,8 +3,9 @@
     python -m benchmarks.captioning --items 64 --repeats 3
 
 Same items, same prompt (instruction and examples of `ray_jobs/prompts/item_caption.toml`), same weights, greedy
-decoding, the same threads. The texts of the first two are compared before anything is timed: sums in another order
-may flip a near tie, so the share of equal texts is printed and has to reach 95 %. llama.cpp computes in the weights'
+decoding, the same threads, the same type. The texts of the first two are compared before anything is timed: sums in
+another order may flip a near tie (in bfloat16 often), so the share of equal texts is printed and has to reach 95 %.
+llama.cpp computes in the weights'
 own four bits, so its texts are its own; it serves HTTP with prompt caching and continuous batching behind the
 platform's client for endpoints.
 """
@@ -94,6 +95,7 @@ def main() -> None:
     options.add_argument("--items", type=int, default=64)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--threads", type=int, default=1, help="threads of every engine")
+    options.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the first two")
     options.add_argument("--dataset", default="", help="as BELVEDERE_DATASET; a synthetic one by default")
     said = options.parse_args()
 
@@ -116,6 +118,7 @@ def main() -> None:
         revision=DEFAULT_REVISION,
         cache_dir=str(Settings().home / "models"),
         batch_size=BATCH_SIZE,
+        dtype=said.dtype,
     )
     shared = interpretation_prompt("item_caption").messages(0)
     ours = load_engine(config)
@@ -134,7 +137,7 @@ def main() -> None:
     }
     texts, peer = run["belvedere"](), run["transformers"]()
     equal = sum(a == b for a, b in zip(texts, peer, strict=True)) / len(texts)
-    print(f"{len(users)} items, {said.threads} threads, {machine()}")
+    print(f"{len(users)} items, {said.threads} threads, {said.dtype}, {machine()}")
     print(f"equal texts, belvedere and transformers: {equal:.1%}")
     if equal < MIN_EQUAL:
         raise SystemExit(f"Fewer than {MIN_EQUAL:.0%} of the texts are equal: nothing is timed.")
