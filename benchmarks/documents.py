@@ -22,9 +22,13 @@ def documents(count: int) -> list[str]:
     for path in sorted(root.rglob("*.py")):
         if not {"tests", "testing", "_vendor"} & set(path.parts):
             for name, paragraph in _docstrings(path):
-                found.setdefault(paragraph, f"{path.relative_to(root).parts[0].removesuffix('.py')} {name}: {paragraph}")
+                found.setdefault(
+                    paragraph, f"{path.relative_to(root).parts[0].removesuffix('.py')} {name}: {paragraph}"
+                )
     if len(found) < count:
-        raise ValueError(f"The installed packages carry {len(found):,} different documents, not {count:,}: ask for fewer.")
+        raise ValueError(
+            f"The installed packages carry {len(found):,} different documents, not {count:,}: ask for fewer."
+        )
     texts = list(found.values())
     return [texts[i * len(texts) // count] for i in range(count)]
 

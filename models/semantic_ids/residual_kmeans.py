@@ -9,13 +9,13 @@ Shape letters: N items, D embedding, R components of the quantiser's space, L le
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from models.semantic_ids.kmeans import fit_kmeans, nearest
-from models.semantic_ids.spec import SemanticIdSpec, widths_for
+from models.semantic_ids.spec import SemanticIdSpec, check_dimension, check_vectors, widths_for
 from models.semantic_ids.transform import Whitening, fit_whitening
 
 SMALLEST_NORM = 1e-6
@@ -82,6 +82,8 @@ class ResidualKMeans:
         unit_residuals: As in the config.
     """
 
+    method: ClassVar[str] = "rq_kmeans"
+
     whitening: Whitening
     centroids: tuple[np.ndarray, ...]
     gains: tuple[float, ...]
@@ -108,11 +110,7 @@ class ResidualKMeans:
         Raises:
             ValueError: If the vectors have another dimension than the fitted ones.
         """
-        if x_ND.ndim != 2 or x_ND.shape[1] != len(self.whitening.mean_D):
-            raise ValueError(
-                f"The codebooks were fitted on vectors of {len(self.whitening.mean_D)} dimensions, not on "
-                f"shape {x_ND.shape}: the text encoder has changed, so run rebuild_clusters."
-            )
+        check_dimension(x_ND, len(self.whitening.mean_D))
         residual_NR = self.whitening.apply(x_ND)
         codes = np.empty((len(x_ND), len(self.centroids)), np.int32)
         for level, (centroids_KR, gain) in enumerate(zip(self.centroids, self.gains, strict=True)):
@@ -170,10 +168,7 @@ def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> Resid
     Raises:
         ValueError: If there are no vectors, or some are not finite.
     """
-    if not len(x_ND):
-        raise ValueError("There are no embeddings to learn codebooks from: materialize clusters/item_embeddings first.")
-    if not np.isfinite(x_ND).all():
-        raise ValueError("Some item embeddings are not finite: materialize clusters/item_embeddings again.")
+    check_vectors(x_ND)
     widths = config.planned_widths(len(x_ND))
     if len(x_ND) > config.max_fit_items:
         rng = np.random.default_rng(config.seed)

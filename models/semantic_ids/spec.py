@@ -21,10 +21,12 @@ class SemanticIdSpec:
     Attributes:
         widths: Number of codes of each level.
         version: Version of the codebooks that the codes point into.
+        digits: Number of collision digits that the catalogue needs; 0 while no catalogue was encoded.
     """
 
     widths: tuple[int, ...]
     version: str
+    digits: int = 0
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
@@ -35,6 +37,17 @@ class SemanticIdSpec:
     def levels(self) -> int:
         """Number of levels, without the collision digit."""
         return len(self.widths)
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Number of tokens at each place of a whole semantic ID, collision digit included.
+
+        Raises:
+            ValueError: If no catalogue was encoded yet, so that nobody knows the digits.
+        """
+        if not self.digits:
+            raise ValueError(f"Codebooks {self.version} have encoded no catalogue: materialize clusters/semantic_ids.")
+        return (*self.widths, self.digits)
 
     @property
     def capacity(self) -> int:
@@ -109,3 +122,28 @@ def collision_digits(codes_NL: np.ndarray) -> np.ndarray:
     digits_N = np.empty(len(codes_NL), np.int32)
     digits_N[order_N] = np.arange(len(sorted_N)) - np.repeat(starts, sizes)
     return digits_N
+
+
+def check_dimension(x_ND: np.ndarray, dimension: int) -> None:
+    """Refuses vectors of another dimension than codebooks were fitted on.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if x_ND.ndim != 2 or x_ND.shape[1] != dimension:
+        raise ValueError(
+            f"The codebooks were fitted on vectors of {dimension} dimensions, not on shape {x_ND.shape}: the text "
+            "encoder has changed, so run rebuild_clusters."
+        )
+
+
+def check_vectors(x_ND: np.ndarray) -> None:
+    """Refuses vectors that nothing can be fitted on.
+
+    Raises:
+        ValueError: If there are none, or some are not finite.
+    """
+    if not len(x_ND):
+        raise ValueError("There are no embeddings to learn codebooks from: materialize clusters/item_embeddings first.")
+    if not np.isfinite(x_ND).all():
+        raise ValueError("Some item embeddings are not finite: materialize clusters/item_embeddings again.")
