@@ -1,19 +1,25 @@
-"""Job: the semantic ID of every item, by encoding its embedding with the standing codebooks. Nothing is fitted."""
+"""Job: the semantic ID of every item, by encoding its embedding with the standing codebooks. Nothing is fitted.
 
+It writes the version's map beside those that serve (`ray_jobs.semantic_id_maps`) and switches nobody to it.
+"""
+
+import dataclasses
 import datetime as dt
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pydantic
 
-from models.semantic_ids.residual_kmeans import ResidualKMeans
+from models.semantic_ids.quantiser import Quantiser
 from models.semantic_ids.spec import collision_digits
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.codebook_artifacts import load_codebooks
 from ray_jobs.embedding_store import as_matrix
 from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.semantic_id_maps import map_name, save_map
 from ray_jobs.tables.clusters import ITEM_EMBEDDINGS, SEMANTIC_IDS
 from ray_jobs.warehouse import Warehouse
 
@@ -22,8 +28,8 @@ class Config(pydantic.BaseModel, frozen=True):
     """Knobs of the job."""
 
     warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
-    artifacts: ArtifactStore = pydantic.Field(description="Where codebooks are kept.")
-    version: str = pydantic.Field(description="Version of the table that is written.")
+    artifacts: ArtifactStore = pydantic.Field(description="Where codebooks and maps are kept.")
+    version: str = pydantic.Field(description="Version of the semantic IDs.")
     embeddings: str = pydantic.Field(description="Version of the table of embeddings.")
     codebooks: str = pydantic.Field(description="Version of the codebooks.")
     rows_per_task: int = pydantic.Field(200_000, ge=1, description="Items that one Ray task encodes.")
@@ -34,12 +40,42 @@ class Result(pydantic.BaseModel, frozen=True):
 
     num_items: int
     num_moved: int
+    num_moved_clusters: int
     num_new: int
+    num_gone: int
     num_collided: int
-    committed: bool
+    digits: int
+    artifact: str
 
 
-def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -> np.ndarray:
+class Moves(NamedTuple):
+    """What two versions of the semantic IDs tell of each other.
+
+    Attributes:
+        moved: Items of both that have another ID now.
+        moved_clusters: Of these, items whose coarsest code is another one.
+        new: Items that had no ID.
+        gone: Items that have none any more.
+    """
+
+    moved: int
+    moved_clusters: int
+    new: int
+    gone: int
+
+
+def moves(before: pl.DataFrame, now: pl.DataFrame) -> Moves:
+    """Counts the items that moved; both frames have ``item_id``, ``semantic_id`` and ``cluster``."""
+    both = now.join(before, on="item_id", suffix="_before")
+    return Moves(
+        int((both["semantic_id"] != both["semantic_id_before"]).sum()),
+        int((both["cluster"] != both["cluster_before"]).sum()),
+        now.height - both.height,
+        before.height - both.height,
+    )
+
+
+def encode(quantiser: Quantiser, x_ND: np.ndarray, *, rows_per_task: int) -> np.ndarray:
     """Codes of embeddings, encoded by Ray tasks.
 
     Args:
@@ -53,7 +89,7 @@ def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -
     import ray
 
     @ray.remote(num_cpus=1)
-    def encode_rows(shared: ResidualKMeans, rows_ND: np.ndarray) -> np.ndarray:
+    def encode_rows(shared: Quantiser, rows_ND: np.ndarray) -> np.ndarray:
         return shared.encode(rows_ND)
 
     shared = ray.put(quantiser)
@@ -62,9 +98,7 @@ def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -
 
 
 def run(config: Config) -> Result:
-    """Writes `SEMANTIC_IDS`."""
-    import pyarrow.compute as pc
-
+    """Writes the map of a version."""
     columns = ["item_id", "embedding", "event_timestamp"]
     items = config.warehouse.read(ITEM_EMBEDDINGS, columns, expect_version=config.embeddings)
     # The collision digit follows this order: whoever came first keeps the lower digit.
@@ -85,21 +119,22 @@ def run(config: Config) -> Result:
             "created_timestamp": pa.array([dt.datetime.now(dt.UTC)] * num_items, pa.timestamp("us", tz="UTC")),
         }
     )
-    now = pl.DataFrame(rows.select(["item_id", "semantic_id"]))
-    num_moved = num_new = 0
+    columns = ["item_id", "semantic_id", "cluster"]
+    moved = Moves(0, 0, 0, 0)
     if config.warehouse.exists(SEMANTIC_IDS):
-        before = pl.DataFrame(config.warehouse.read(SEMANTIC_IDS, ["item_id", "semantic_id"]))
-        both = now.join(before, on="item_id", how="left", suffix="_before")
-        num_new = both["semantic_id_before"].null_count()
-        num_moved = int((both["semantic_id_before"] != both["semantic_id"]).sum())
-    written = config.warehouse.write(SEMANTIC_IDS, rows, config.version)
-    num_collided = num_items - pc.sum(pc.equal(rows["collision"], 0)).as_py() if num_items else 0
+        before = pl.DataFrame(config.warehouse.read(SEMANTIC_IDS, columns))
+        moved = moves(before, pl.DataFrame(rows.select(columns)))
+    digits = int(digits_N.max(initial=0)) + 1
+    save_map(config.artifacts, config.version, dataclasses.replace(codebooks.spec, digits=digits), rows)
     return Result(
         num_items=num_items,
-        num_moved=num_moved,
-        num_new=num_new,
-        num_collided=num_collided,
-        committed=written.committed,
+        num_moved=moved.moved,
+        num_moved_clusters=moved.moved_clusters,
+        num_new=moved.new,
+        num_gone=moved.gone,
+        num_collided=int((digits_N > 0).sum()),
+        digits=digits,
+        artifact=map_name(config.version),
     )
 
 
