@@ -97,15 +97,31 @@ def encode(quantiser: Quantiser, x_ND: np.ndarray, *, rows_per_task: int) -> np.
     return np.concatenate(ray.get(parts)) if parts else np.zeros((0, len(quantiser.widths)), np.int32)
 
 
+def _standing(warehouse: Warehouse) -> pl.DataFrame:
+    """What the table holds now; no rows if it was never written."""
+    if not warehouse.exists(SEMANTIC_IDS):
+        return pl.DataFrame(SEMANTIC_IDS.schema.empty_table())
+    return pl.DataFrame(warehouse.read(SEMANTIC_IDS))
+
+
+def _kept(before: pl.DataFrame, item_ids: pa.ChunkedArray, codes_NL: np.ndarray, codebooks: str) -> np.ndarray:
+    """The collision digit of each item that has had the same codes of the same codebooks; -1 for others."""
+    now = pl.DataFrame({"item_id": pl.Series(item_ids), "codes": pl.Series(codes_NL.tolist(), dtype=pl.List(pl.Int32))})
+    standing = before.filter(pl.col("codebook_version") == codebooks).select("item_id", "codes", "collision")
+    both = now.join(standing, on=["item_id", "codes"], how="left", maintain_order="left")
+    return both["collision"].fill_null(-1).to_numpy()
+
+
 def run(config: Config) -> Result:
     """Writes the map of a version."""
     columns = ["item_id", "embedding", "event_timestamp"]
     items = config.warehouse.read(ITEM_EMBEDDINGS, columns, expect_version=config.embeddings)
-    # The collision digit follows this order: whoever came first keeps the lower digit.
+    # Collision digits are given in this order: whoever came first has the lower one.
     items = items.sort_by([("event_timestamp", "ascending"), ("item_id", "ascending")])
     codebooks = load_codebooks(config.artifacts, config.codebooks)
     codes_NL = encode(codebooks.quantiser, as_matrix(items["embedding"]), rows_per_task=config.rows_per_task)
-    digits_N = collision_digits(codes_NL)
+    before = _standing(config.warehouse)
+    digits_N = collision_digits(codes_NL, _kept(before, items["item_id"], codes_NL, config.codebooks))
     num_items = items.num_rows
     rows = pa.table(
         {
@@ -119,11 +135,7 @@ def run(config: Config) -> Result:
             "created_timestamp": pa.array([dt.datetime.now(dt.UTC)] * num_items, pa.timestamp("us", tz="UTC")),
         }
     )
-    columns = ["item_id", "semantic_id", "cluster"]
-    moved = Moves(0, 0, 0, 0)
-    if config.warehouse.exists(SEMANTIC_IDS):
-        before = pl.DataFrame(config.warehouse.read(SEMANTIC_IDS, columns))
-        moved = moves(before, pl.DataFrame(rows.select(columns)))
+    moved = moves(before, pl.DataFrame(rows)) if before.height else Moves(0, 0, 0, 0)
     digits = int(digits_N.max(initial=0)) + 1
     save_map(config.artifacts, config.version, dataclasses.replace(codebooks.spec, digits=digits), rows)
     return Result(

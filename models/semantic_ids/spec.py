@@ -105,8 +105,13 @@ def widths_for(num_items: int, *, levels: int, max_width: int) -> tuple[int, ...
     return (min(width, max_width, num_items),) * levels
 
 
-def collision_digits(codes_NL: np.ndarray) -> np.ndarray:
-    """Numbers the items of equal codes in the order given, from 0.
+def collision_digits(codes_NL: np.ndarray, kept_N: np.ndarray | None = None) -> np.ndarray:
+    """Numbers the items of equal codes from 0, in the order given; digits that items have already stay.
+
+    Args:
+        codes_NL: Codes.
+        kept_N: The digit that an item has had with the same codes, -1 if it had none. Others get the lowest digits
+            that are left, so that no new or vanished item moves one that stays.
 
     Returns:
         Digits of shape (N,), int32; (codes, digit) is unique.
@@ -116,11 +121,21 @@ def collision_digits(codes_NL: np.ndarray) -> np.ndarray:
     _, group_N = np.unique(codes_NL, axis=0, return_inverse=True)
     group_N = group_N.reshape(-1)
     order_N = np.argsort(group_N, kind="stable")
-    sorted_N = group_N[order_N]
-    starts = np.flatnonzero(np.r_[True, sorted_N[1:] != sorted_N[:-1]])
-    sizes = np.diff(np.r_[starts, len(sorted_N)])
+    starts = np.flatnonzero(np.r_[True, np.diff(group_N[order_N]) != 0])
+    sizes = np.diff(np.r_[starts, len(order_N)])
     digits_N = np.empty(len(codes_NL), np.int32)
-    digits_N[order_N] = np.arange(len(sorted_N)) - np.repeat(starts, sizes)
+    digits_N[order_N] = np.arange(len(order_N)) - np.repeat(starts, sizes)
+    if kept_N is None or (kept_N < 0).all():
+        return digits_N
+    members = np.split(order_N, starts[1:])
+    fixed_N = kept_N >= 0
+    digits_N[fixed_N] = kept_N[fixed_N]
+    for group in np.unique(group_N[~fixed_N]):
+        ours = members[group]
+        taken = set(digits_N[ours[fixed_N[ours]]].tolist())
+        free = (digit for digit in range(len(ours) + len(taken)) if digit not in taken)
+        for item in ours[~fixed_N[ours]]:
+            digits_N[item] = next(free)
     return digits_N
 
 
