@@ -5,7 +5,14 @@ import numpy as np
 
 from assets.quality import Expect, table_checks
 from assets.resources import Tables
-from ray_jobs.tables.clusters import CLUSTER_PROFILES, CODEBOOKS, ITEM_EMBEDDINGS, QUANTISER_COMPARISON, SEMANTIC_IDS
+from ray_jobs.tables.clusters import (
+    CLUSTER_DESCRIPTIONS,
+    CLUSTER_PROFILES,
+    CODEBOOKS,
+    ITEM_EMBEDDINGS,
+    QUANTISER_COMPARISON,
+    SEMANTIC_IDS,
+)
 
 MAX_NORM_ERROR = 0.01
 # More than half of the catalogue at few points of the space: the texts, or the encoder, say nothing.
@@ -48,6 +55,14 @@ cluster_profiles_checks = table_checks(
 )
 
 
+cluster_descriptions_checks = table_checks(
+    CLUSTER_DESCRIPTIONS,
+    semantic=[
+        Expect("ColumnValuesToBeUnique", column="name"),
+        Expect("ColumnValuesToBeUnique", column="description"),
+        Expect("ColumnValuesToBeInSet", column="written_by", value_set=["model", "terms"]),
+    ],
+)
 quantiser_comparison_checks = table_checks(
     QUANTISER_COMPARISON,
     semantic=[

@@ -98,3 +98,17 @@ QUANTISER_COMPARISON = Table(
     ),
     primary_key=("method", "level"),
 )
+
+CLUSTER_DESCRIPTIONS = Table(
+    "clusters/cluster_descriptions",
+    "one coarse cluster with its name",
+    (
+        Column("cluster", pa.int32(), "Coarsest code."),
+        Column("name", pa.string(), "A few words; unique."),
+        Column("description", pa.string(), "One sentence."),
+        Column("written_by", pa.string(), "`model`, or `terms` where no answer of the model was usable."),
+        Column("content_key", pa.string(), "Digest of label, titles, captions, prompt and model."),
+        CREATED,
+    ),
+    primary_key=("cluster",),
+)
