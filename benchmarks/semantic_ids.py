@@ -1,6 +1,6 @@
 """Building semantic IDs: RQ-KMeans beside residual k-means of faiss and of scikit-learn, on the same embeddings.
 
-    pip install faiss-cpu && python -m benchmarks.semantic_ids --items 12000 --repeats 3
+    python -m benchmarks.semantic_ids --items 12000 --repeats 3
 
 The catalogue is real text: what the installed packages say of their classes and functions, embedded by the platform's
 text encoder (kept below BELVEDERE_HOME, or given by --embeddings). Two comparisons, all on the same threads:

@@ -119,7 +119,7 @@ def clustering_job(config: CodebooksConfig, tables: Tables, ray_jobs: RayJobs) -
         artifacts=tables.artifacts(),
         embeddings=tables.version(ITEM_EMBEDDINGS),
         identity=version_of(space=space, code=CODE_VERSION, **chosen),
-        method=config.method,  # type: ignore[arg-type]
+        method=config.method,
         quantiser=kmeans,
         rqvae=rqvae,
         training=training,

@@ -43,7 +43,7 @@ def comparison_job(config: ComparisonConfig, tables: Tables, ray_jobs: RayJobs) 
         warehouse=knobs.warehouse,
         artifacts=knobs.artifacts,
         embeddings=knobs.embeddings,
-        methods=tuple(config.methods),  # type: ignore[arg-type]
+        methods=tuple(config.methods),
         quantiser=knobs.quantiser,
         rqvae=knobs.rqvae,
         training=standard.model_copy(update=knobs.training.model_dump(exclude={"batch_size"})),

@@ -5,7 +5,7 @@ Shape letters: N items, B rows, D embedding, R components of the quantiser's spa
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -66,17 +66,22 @@ class RqVaeNetwork(torch.nn.Module):
     ):
         super().__init__()
         self.gradient: Gradient = gradient
+        self.latent = latent
         self.encoder = _mlp([inputs, *hidden, latent])
         self.decoder = _mlp([latent, *reversed(hidden), inputs])
         self.levels = torch.nn.ModuleList(
             CodeLevel(width, latent, commitment=commitment, revive_after=revive_after) for width in widths
         )
 
+    def code_levels(self) -> list[CodeLevel]:
+        """The levels, coarse to fine."""
+        return [cast(CodeLevel, level) for level in self.levels]
+
     def forward(self, z_BR: torch.Tensor) -> RqVaeOutput:
         """Encodes, quantises level by level, and decodes the sum of the chosen codes."""
         encoded_BZ = self.encoder(z_BR)
         residual_BZ, loss, codes = encoded_BZ, encoded_BZ.new_zeros(()), []
-        for level in self.levels:
+        for level in self.code_levels():
             found = level(residual_BZ)
             residual_BZ, loss = residual_BZ - found.vector_BR, loss + found.loss
             codes.append(found.code_B)
@@ -88,7 +93,7 @@ class RqVaeNetwork(torch.nn.Module):
     def start(self, z_NR: torch.Tensor, seed: int) -> None:
         """Starts every codebook with k-means of the residuals that the levels above leave of ``z_NR``."""
         residual_NZ = self.encoder(z_NR)
-        for i, level in enumerate(self.levels):
+        for i, level in enumerate(self.code_levels()):
             found_KZ = torch.from_numpy(fit_kmeans(residual_NZ.numpy(), len(level.codes_KR), seed=seed + i))
             # Where there are fewer points than codes, the rest keeps its random start and is revived or never used.
             level.codes_KR[: len(found_KZ)] = found_KZ
@@ -114,12 +119,12 @@ class RqVae:
     @property
     def centroids(self) -> tuple[np.ndarray, ...]:
         """K x Z codes of each level, in the latent space."""
-        return tuple(level.codes_KR.detach().float().numpy() for level in self.network.levels)
+        return tuple(level.codes_KR.detach().float().numpy() for level in self.network.code_levels())
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Codes of each level."""
-        return tuple(len(level.codes_KR) for level in self.network.levels)
+        return tuple(len(level.codes_KR) for level in self.network.code_levels())
 
     def spec(self, version: str) -> SemanticIdSpec:
         """The form of the semantic IDs that this quantiser gives."""
@@ -137,7 +142,7 @@ class RqVae:
             for at in range(0, len(x_ND), CHUNK):
                 z_BR = torch.from_numpy(self.whitening.apply(x_ND[at : at + CHUNK]) / self.scale)
                 residual_BZ = self.network.encoder(z_BR)
-                for i, level in enumerate(self.network.levels):
+                for i, level in enumerate(self.network.code_levels()):
                     code_B = level.nearest(residual_BZ)
                     residual_BZ = residual_BZ - level.codes_KR[code_B]
                     codes_NL[at : at + CHUNK, i] = code_B.numpy()
@@ -145,13 +150,12 @@ class RqVae:
 
     def decode(self, codes_NL: np.ndarray, *, levels: int | None = None) -> np.ndarray:
         """See `Quantiser.decode`."""
-        shown = list(self.network.levels)[:levels]
-        latent = shown[0].codes_KR.shape[1] if shown else self.network.decoder[0].in_features
+        shown = self.network.code_levels()[:levels]
         parts = []
         with torch.inference_mode():
             for at in range(0, len(codes_NL), CHUNK):
                 code_BL = torch.from_numpy(codes_NL[at : at + CHUNK].astype(np.int64))
-                total_BZ = torch.zeros(len(code_BL), latent, dtype=torch.float64)
+                total_BZ = torch.zeros(len(code_BL), self.network.latent, dtype=torch.float64)
                 for i, level in enumerate(shown):
                     total_BZ = total_BZ + level.codes_KR[code_BL[:, i]]
                 parts.append(self.network.decoder(total_BZ).numpy() * self.scale)

@@ -102,9 +102,9 @@ class CodeLevel(torch.nn.Module):
         if not len(dead_K):
             return
         distance_B = (r_BR - self.codes_KR[self.nearest(r_BR)]).square().sum(1).float()
-        if not bool(distance_B.sum() > 0):
-            return  # every row is a code already
-        rows = torch.multinomial(distance_B, len(dead_K), replacement=True)
+        # Where every row is a code already, any row will do: a rank that stopped here would leave the others waiting.
+        weight_B = distance_B if bool(distance_B.sum() > 0) else torch.ones_like(distance_B)
+        rows = torch.multinomial(weight_B, len(dead_K), replacement=True)
         fresh_FR = r_BR[rows].to(self.codes_KR.dtype)
         if dist.is_initialized():
             dist.broadcast(fresh_FR, src=0)

@@ -92,6 +92,14 @@ def test_a_killed_training_resumes_bit_equal(trained, tmp_path):
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.ray
+def test_two_workers_revive_the_same_codes(tmp_path, ray_cluster):
+    knobs = RqVaeConfig(**vars(KNOBS) | {"widths": (64, 64, 64), "revive_after": 1})
+    quantiser, fitted = train_rqvae(config(tmp_path, epochs=3, quantiser=knobs, workers=2))
+    assert fitted.trained and fitted.history[0]["examples"] == 270
+    assert quantiser.encode(vectors(config(tmp_path))).max() < 64
+
+
 def test_items_that_are_skipped_are_not_seen(tmp_path):
     assert len(RqVaeTask(config(tmp_path)).z_NR) == 300
     assert len(RqVaeTask(config(tmp_path, skipped=("i0", "i7"))).z_NR) == 298
