@@ -28,6 +28,15 @@ ON_CHANGE = (
 
 FRESH_DAILY = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(hours=50), warn_window=dt.timedelta(hours=26))
 
+FRESH_YEARLY = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=366), warn_window=dt.timedelta(days=184))
+
+
+def on_demand(job: str) -> dg.AutomationCondition:
+    """The condition of an asset that nothing but a person's wish makes, by ``job``."""
+    never = dg.AutomationCondition.newly_requested() & ~dg.AutomationCondition.newly_requested()
+    return never.with_label(f"on demand only: job {job}")
+
+
 LLM_POOL = "llm"
 GPU_POOL = "gpu"
 

@@ -134,6 +134,18 @@ SOURCES: dict[str, Sources] = {
         [*_of(_EMBEDDINGS, "embedding"), *_of("clusters/codebooks", "centroid")],
     )
     | _same("clusters/codebooks", "codebook_version"),
+    "clusters/cluster_descriptions": _same("clusters/cluster_profiles", "cluster")
+    | _each(
+        "name description",
+        [
+            *_of("clusters/cluster_profiles", "label example_item_ids example_titles"),
+            *_of(_CAPTIONS, "item_id caption"),
+        ],
+    ),
+    "clusters/quantiser_comparison": _each(
+        "used utilisation entropy entropy_ratio error held_error unique_rate collided largest_group",
+        _of(_EMBEDDINGS, "item_id embedding"),
+    ),
     "clusters/cluster_profiles": _same(_IDS, "cluster codebook_version")
     | {
         "label": [*_of(_CAPTIONS, "mood tags"), *_of(_ITEMS, "categories"), *_of(_IDS, "cluster")],

@@ -9,7 +9,7 @@ work.
 import datetime as dt
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ import pydantic
 
 from models.identity import version_of
 from models.semantic_ids.quality import CollapseBounds, Quality, collapse_reasons, measure
-from models.semantic_ids.residual_kmeans import ResidualKMeans, ResidualKMeansConfig, fit_residual_kmeans
+from models.semantic_ids.quantiser import Quantiser
+from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_residual_kmeans
+from models.semantic_ids.rqvae_config import RqVaeConfig
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.codebook_artifacts import (
     Assessment,
@@ -36,6 +38,16 @@ from ray_jobs.warehouse import Warehouse
 FITTED, KEPT, REJECTED = "fitted", "kept", "rejected"
 
 
+class RqVaeTraining(pydantic.BaseModel, frozen=True):
+    """How an RQ-VAE is trained; see `ray_jobs.rqvae_training.Config`, whose defaults hold for the rest."""
+
+    epochs: int = pydantic.Field(200, ge=1, description="Most epochs.")
+    patience: int = pydantic.Field(20, ge=1, description="Epochs without a lower error before it stops.")
+    learning_rate: float = pydantic.Field(2e-3, gt=0, description="Learning rate.")
+    batch_size: int = pydantic.Field(1024, ge=1, description="Most items of a batch.")
+    seed: int = pydantic.Field(0, description="Seed of weights, order and items held back.")
+
+
 class Config(pydantic.BaseModel, frozen=True):
     """Knobs of the job."""
 
@@ -43,12 +55,22 @@ class Config(pydantic.BaseModel, frozen=True):
     artifacts: ArtifactStore = pydantic.Field(description="Where codebooks are kept.")
     embeddings: str = pydantic.Field(description="Version of the table of embeddings.")
     identity: str = pydantic.Field(description="Of embedding space, parameters and code.")
-    quantiser: ResidualKMeansConfig = pydantic.Field(description="Knobs of the quantiser.")
+    method: Literal["rq_kmeans", "rq_vae"] = pydantic.Field("rq_kmeans", description="The quantiser.")
+    quantiser: ResidualKMeansConfig = pydantic.Field(ResidualKMeansConfig(), description="Knobs of `rq_kmeans`.")
+    rqvae: RqVaeConfig = pydantic.Field(RqVaeConfig(), description="Knobs of `rq_vae`.")
+    training: RqVaeTraining = pydantic.Field(RqVaeTraining(), description="How `rq_vae` is trained.")
     bounds: CollapseBounds = pydantic.Field(description="What semantic IDs must reach to be published.")
     max_growth: float = pydantic.Field(0.25, ge=0, description="Growth of the catalogue that standing codebooks bear.")
     max_drift: float = pydantic.Field(0.05, ge=0, description="Growth of the error (share of variance) that they bear.")
     rebuild: bool = pydantic.Field(False, description="Fit anew in any case.")
-    num_cpus: float = pydantic.Field(1, gt=0, description="CPUs that the fit reserves.")
+    num_cpus: float = pydantic.Field(1, gt=0, description="CPUs that the fit of `rq_kmeans` reserves.")
+    workers: int = pydantic.Field(0, ge=0, description="Ray Train workers of `rq_vae`; 0: the job's own process.")
+    use_gpu: bool = pydantic.Field(False, description="Whether each of them gets a GPU.")
+
+    @property
+    def knobs(self) -> ResidualKMeansConfig | RqVaeConfig:
+        """Knobs of the chosen quantiser."""
+        return self.quantiser if self.method == "rq_kmeans" else self.rqvae
 
     @property
     def question(self) -> str:
@@ -93,8 +115,41 @@ def why_fit(standing: Codebooks | None, now: Quality | None, config: Config, num
     return None
 
 
-def _assess(quantiser: ResidualKMeans, x_ND: np.ndarray, planned: tuple[int, ...]) -> Quality:
+def assess(quantiser: Quantiser, x_ND: np.ndarray, planned: tuple[int, ...]) -> Quality:
+    """Quality of the codes that a quantiser gives to the catalogue."""
     return measure(quantiser, x_ND, quantiser.encode(x_ND), planned)
+
+
+def fit_quantiser(x_ND: np.ndarray, config: Config) -> Quantiser:
+    """Fits the chosen quantiser: k-means in a Ray task, a network by Ray Train.
+
+    Args:
+        x_ND: Embeddings of the catalogue, by item id.
+        config: The job's knobs.
+    """
+    import ray
+
+    if config.method == "rq_kmeans":
+        task: Any = ray.remote(num_cpus=config.num_cpus)(fit_residual_kmeans)
+        found: Quantiser = ray.get(task.remote(ray.put(x_ND), config.quantiser))
+        return found
+    from ray_jobs import rqvae_training
+
+    standard = rqvae_training.Config.model_fields["training"].default
+    asked = config.training.model_dump(exclude={"batch_size"})
+    quantiser, _ = rqvae_training.train_rqvae(
+        rqvae_training.Config(
+            warehouse=config.warehouse,
+            artifacts=config.artifacts,
+            embeddings=config.embeddings,
+            quantiser=config.rqvae,
+            training=standard.model_copy(update=asked),
+            batch_size=config.training.batch_size,
+            workers=config.workers,
+            use_gpu=config.use_gpu,
+        )
+    )
+    return quantiser
 
 
 def decide(x_ND: np.ndarray, standing: Codebooks | None, config: Config) -> tuple[Codebooks, Assessment]:
@@ -108,9 +163,12 @@ def decide(x_ND: np.ndarray, standing: Codebooks | None, config: Config) -> tupl
     Returns:
         The codebooks that serve from now on, and the assessment.
     """
-    now = None
+    import ray
+
+    measured: Any = ray.remote(num_cpus=config.num_cpus)(assess)
+    shared, now = ray.put(x_ND), None
     if standing is not None and standing.provenance.identity == config.identity:
-        now = _assess(standing.quantiser, x_ND, standing.provenance.planned_widths)
+        now = ray.get(measured.remote(standing.quantiser, shared, standing.provenance.planned_widths))
     reason = why_fit(standing, now, config, len(x_ND))
     if reason is None:
         assert standing is not None
@@ -120,10 +178,10 @@ def decide(x_ND: np.ndarray, standing: Codebooks | None, config: Config) -> tupl
             kept, kept, config.question, KEPT, "Nothing called for a fit.", now, (), config.bounds, 0.0
         )
     started = time.monotonic()
-    quantiser = fit_residual_kmeans(x_ND, config.quantiser)
+    quantiser = fit_quantiser(x_ND, config)
     seconds = time.monotonic() - started
-    planned = config.quantiser.planned_widths(len(x_ND))
-    quality = _assess(quantiser, x_ND, planned)
+    planned = config.knobs.planned_widths(len(x_ND))
+    quality = ray.get(measured.remote(quantiser, shared, planned))
     version = version_of(identity=config.identity, embeddings=config.embeddings)
     fitted = Codebooks(
         quantiser, quantiser.spec(version), Provenance(config.identity, config.embeddings, len(x_ND), planned), quality
@@ -154,18 +212,15 @@ def codebook_rows(codebooks: Codebooks, codes_NL: np.ndarray) -> pa.Table:
 
 def run(config: Config) -> Result:
     """Writes `CODEBOOKS`, the codebooks' artifact and the assessment."""
-    import ray
-
     data = config.warehouse.read(ITEM_EMBEDDINGS, ["item_id", "embedding"], expect_version=config.embeddings)
     x_ND = as_matrix(data.sort_by("item_id")["embedding"])
     found = config.warehouse.version(CODEBOOKS)
     standing = load_codebooks(config.artifacts, found) if found else None
-    work = ray.remote(num_cpus=config.num_cpus)(decide)
-    serving, assessment = ray.get(work.remote(ray.put(x_ND), standing, config))
+    serving, assessment = decide(x_ND, standing, config)
     version = serving.spec.version
     committed = False
     if version != found:
-        save_codebooks(config.artifacts, serving, config.quantiser)
+        save_codebooks(config.artifacts, serving, config.knobs)
         rows = codebook_rows(serving, serving.quantiser.encode(x_ND))
         committed = config.warehouse.write(CODEBOOKS, rows, version).committed
     # Last, because it is what tells a later run that there is nothing to do.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.semantic_ids.quality import CollapseBounds, Quality
-from models.semantic_ids.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
+from models.semantic_ids.quantiser import Quantiser, restored
+from models.semantic_ids.residual_kmeans import ResidualKMeans
 from models.semantic_ids.spec import SemanticIdSpec
 from ray_jobs.artifacts import ArtifactStore
 
@@ -36,7 +37,7 @@ class Provenance:
 class Codebooks(NamedTuple):
     """Fitted codebooks with their form and history."""
 
-    quantiser: ResidualKMeans
+    quantiser: Quantiser
     spec: SemanticIdSpec
     provenance: Provenance
     quality: Quality
@@ -81,22 +82,39 @@ class Assessment:
         )
 
 
-def save_codebooks(artifacts: ArtifactStore, codebooks: Codebooks, config: ResidualKMeansConfig) -> None:
-    """Saves codebooks under their version."""
+def codebooks_name(version: str) -> str:
+    """Artifact of codebooks."""
+    return f"{CODEBOOKS_PREFIX}/{version}"
+
+
+def save_codebooks(artifacts: ArtifactStore, codebooks: Codebooks, config: Any) -> None:
+    """Saves codebooks under their version.
+
+    Args:
+        artifacts: Where to.
+        codebooks: The codebooks.
+        config: Knobs of the quantiser, a dataclass.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_codebooks(Path(folder), codebooks, dataclasses.asdict(config))
+        artifacts.put(Path(folder), codebooks_name(codebooks.spec.version))
+
+
+def write_codebooks(folder: Path, codebooks: Codebooks, config: dict[str, Any]) -> None:
+    """Writes codebooks into a folder."""
     from safetensors.numpy import save_file
 
     arrays, arguments = codebooks.quantiser.state()
     described = {
+        "method": codebooks.quantiser.method,
         "constructor": arguments,
         "spec": dataclasses.asdict(codebooks.spec),
         "provenance": dataclasses.asdict(codebooks.provenance),
-        "config": dataclasses.asdict(config),
+        "config": config,
         "quality": dataclasses.asdict(codebooks.quality),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        save_file({name: array.copy() for name, array in arrays.items()}, str(Path(folder) / WEIGHTS))
-        (Path(folder) / ARGUMENTS).write_text(json.dumps(described, indent=1, sort_keys=True))
-        artifacts.put(Path(folder), f"{CODEBOOKS_PREFIX}/{codebooks.spec.version}")
+    save_file({name: array.copy() for name, array in arrays.items()}, str(folder / WEIGHTS))
+    (folder / ARGUMENTS).write_text(json.dumps(described, indent=1, sort_keys=True))
 
 
 def load_codebooks(artifacts: ArtifactStore, version: str) -> Codebooks:
@@ -105,18 +123,20 @@ def load_codebooks(artifacts: ArtifactStore, version: str) -> Codebooks:
     Raises:
         FileNotFoundError: If the store has none of that version.
     """
+    with artifacts.local(codebooks_name(version)) as folder:
+        return read_codebooks(folder)
+
+
+def read_codebooks(folder: Path) -> Codebooks:
+    """Reads what `write_codebooks` wrote."""
     from safetensors.numpy import load_file
 
-    with artifacts.local(f"{CODEBOOKS_PREFIX}/{version}") as folder:
-        said = json.loads((folder / ARGUMENTS).read_text())
-        quantiser = ResidualKMeans.from_state(load_file(str(folder / WEIGHTS)), said["constructor"])
+    said = json.loads((folder / ARGUMENTS).read_text())
+    # Codebooks of releases that had one method do not name it.
+    method = said.get("method", ResidualKMeans.method)
+    quantiser = restored(method, load_file(str(folder / WEIGHTS)), said["constructor"])
     provenance = Provenance(**said["provenance"] | {"planned_widths": tuple(said["provenance"]["planned_widths"])})
-    return Codebooks(
-        quantiser,
-        SemanticIdSpec(tuple(said["spec"]["widths"]), said["spec"]["version"]),
-        provenance,
-        Quality.from_dict(said["quality"]),
-    )
+    return Codebooks(quantiser, SemanticIdSpec(**said["spec"]), provenance, Quality.from_dict(said["quality"]))
 
 
 def save_assessment(artifacts: ArtifactStore, embeddings: str, assessment: Assessment) -> None:

@@ -1,19 +1,25 @@
-"""Job: the semantic ID of every item, by encoding its embedding with the standing codebooks. Nothing is fitted."""
+"""Job: the semantic ID of every item, by encoding its embedding with the standing codebooks. Nothing is fitted.
 
+It writes the version's map beside those that serve (`ray_jobs.semantic_id_maps`) and switches nobody to it.
+"""
+
+import dataclasses
 import datetime as dt
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pydantic
 
-from models.semantic_ids.residual_kmeans import ResidualKMeans
+from models.semantic_ids.quantiser import Quantiser
 from models.semantic_ids.spec import collision_digits
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.codebook_artifacts import load_codebooks
 from ray_jobs.embedding_store import as_matrix
 from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.semantic_id_maps import map_name, save_map
 from ray_jobs.tables.clusters import ITEM_EMBEDDINGS, SEMANTIC_IDS
 from ray_jobs.warehouse import Warehouse
 
@@ -22,8 +28,8 @@ class Config(pydantic.BaseModel, frozen=True):
     """Knobs of the job."""
 
     warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
-    artifacts: ArtifactStore = pydantic.Field(description="Where codebooks are kept.")
-    version: str = pydantic.Field(description="Version of the table that is written.")
+    artifacts: ArtifactStore = pydantic.Field(description="Where codebooks and maps are kept.")
+    version: str = pydantic.Field(description="Version of the semantic IDs.")
     embeddings: str = pydantic.Field(description="Version of the table of embeddings.")
     codebooks: str = pydantic.Field(description="Version of the codebooks.")
     rows_per_task: int = pydantic.Field(200_000, ge=1, description="Items that one Ray task encodes.")
@@ -34,12 +40,42 @@ class Result(pydantic.BaseModel, frozen=True):
 
     num_items: int
     num_moved: int
+    num_moved_clusters: int
     num_new: int
+    num_gone: int
     num_collided: int
-    committed: bool
+    digits: int
+    artifact: str
 
 
-def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -> np.ndarray:
+class Moves(NamedTuple):
+    """What two versions of the semantic IDs tell of each other.
+
+    Attributes:
+        moved: Items of both that have another ID now.
+        moved_clusters: Of these, items whose coarsest code is another one.
+        new: Items that had no ID.
+        gone: Items that have none any more.
+    """
+
+    moved: int
+    moved_clusters: int
+    new: int
+    gone: int
+
+
+def moves(before: pl.DataFrame, now: pl.DataFrame) -> Moves:
+    """Counts the items that moved; both frames have ``item_id``, ``semantic_id`` and ``cluster``."""
+    both = now.join(before, on="item_id", suffix="_before")
+    return Moves(
+        int((both["semantic_id"] != both["semantic_id_before"]).sum()),
+        int((both["cluster"] != both["cluster_before"]).sum()),
+        now.height - both.height,
+        before.height - both.height,
+    )
+
+
+def encode(quantiser: Quantiser, x_ND: np.ndarray, *, rows_per_task: int) -> np.ndarray:
     """Codes of embeddings, encoded by Ray tasks.
 
     Args:
@@ -53,7 +89,7 @@ def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -
     import ray
 
     @ray.remote(num_cpus=1)
-    def encode_rows(shared: ResidualKMeans, rows_ND: np.ndarray) -> np.ndarray:
+    def encode_rows(shared: Quantiser, rows_ND: np.ndarray) -> np.ndarray:
         return shared.encode(rows_ND)
 
     shared = ray.put(quantiser)
@@ -61,17 +97,31 @@ def encode(quantiser: ResidualKMeans, x_ND: np.ndarray, *, rows_per_task: int) -
     return np.concatenate(ray.get(parts)) if parts else np.zeros((0, len(quantiser.widths)), np.int32)
 
 
-def run(config: Config) -> Result:
-    """Writes `SEMANTIC_IDS`."""
-    import pyarrow.compute as pc
+def _standing(warehouse: Warehouse) -> pl.DataFrame:
+    """What the table holds now; no rows if it was never written."""
+    if not warehouse.exists(SEMANTIC_IDS):
+        return pl.DataFrame(SEMANTIC_IDS.schema.empty_table())
+    return pl.DataFrame(warehouse.read(SEMANTIC_IDS))
 
+
+def _kept(before: pl.DataFrame, item_ids: pa.ChunkedArray, codes_NL: np.ndarray, codebooks: str) -> np.ndarray:
+    """The collision digit of each item that has had the same codes of the same codebooks; -1 for others."""
+    now = pl.DataFrame({"item_id": pl.Series(item_ids), "codes": pl.Series(codes_NL.tolist(), dtype=pl.List(pl.Int32))})
+    standing = before.filter(pl.col("codebook_version") == codebooks).select("item_id", "codes", "collision")
+    both = now.join(standing, on=["item_id", "codes"], how="left", maintain_order="left")
+    return both["collision"].fill_null(-1).to_numpy()
+
+
+def run(config: Config) -> Result:
+    """Writes the map of a version."""
     columns = ["item_id", "embedding", "event_timestamp"]
     items = config.warehouse.read(ITEM_EMBEDDINGS, columns, expect_version=config.embeddings)
-    # The collision digit follows this order: whoever came first keeps the lower digit.
+    # Collision digits are given in this order: whoever came first has the lower one.
     items = items.sort_by([("event_timestamp", "ascending"), ("item_id", "ascending")])
     codebooks = load_codebooks(config.artifacts, config.codebooks)
     codes_NL = encode(codebooks.quantiser, as_matrix(items["embedding"]), rows_per_task=config.rows_per_task)
-    digits_N = collision_digits(codes_NL)
+    before = _standing(config.warehouse)
+    digits_N = collision_digits(codes_NL, _kept(before, items["item_id"], codes_NL, config.codebooks))
     num_items = items.num_rows
     rows = pa.table(
         {
@@ -85,21 +135,18 @@ def run(config: Config) -> Result:
             "created_timestamp": pa.array([dt.datetime.now(dt.UTC)] * num_items, pa.timestamp("us", tz="UTC")),
         }
     )
-    now = pl.DataFrame(rows.select(["item_id", "semantic_id"]))
-    num_moved = num_new = 0
-    if config.warehouse.exists(SEMANTIC_IDS):
-        before = pl.DataFrame(config.warehouse.read(SEMANTIC_IDS, ["item_id", "semantic_id"]))
-        both = now.join(before, on="item_id", how="left", suffix="_before")
-        num_new = both["semantic_id_before"].null_count()
-        num_moved = int((both["semantic_id_before"] != both["semantic_id"]).sum())
-    written = config.warehouse.write(SEMANTIC_IDS, rows, config.version)
-    num_collided = num_items - pc.sum(pc.equal(rows["collision"], 0)).as_py() if num_items else 0
+    moved = moves(before, pl.DataFrame(rows)) if before.height else Moves(0, 0, 0, 0)
+    digits = int(digits_N.max(initial=0)) + 1
+    save_map(config.artifacts, config.version, dataclasses.replace(codebooks.spec, digits=digits), rows)
     return Result(
         num_items=num_items,
-        num_moved=num_moved,
-        num_new=num_new,
-        num_collided=num_collided,
-        committed=written.committed,
+        num_moved=moved.moved,
+        num_moved_clusters=moved.moved_clusters,
+        num_new=moved.new,
+        num_gone=moved.gone,
+        num_collided=int((digits_N > 0).sum()),
+        digits=digits,
+        artifact=map_name(config.version),
     )
 
 

@@ -5,7 +5,14 @@ import numpy as np
 
 from assets.quality import Expect, table_checks
 from assets.resources import Tables
-from ray_jobs.tables.clusters import CLUSTER_PROFILES, CODEBOOKS, ITEM_EMBEDDINGS, SEMANTIC_IDS
+from ray_jobs.tables.clusters import (
+    CLUSTER_DESCRIPTIONS,
+    CLUSTER_PROFILES,
+    CODEBOOKS,
+    ITEM_EMBEDDINGS,
+    QUANTISER_COMPARISON,
+    SEMANTIC_IDS,
+)
 
 MAX_NORM_ERROR = 0.01
 # More than half of the catalogue at few points of the space: the texts, or the encoder, say nothing.
@@ -44,6 +51,24 @@ cluster_profiles_checks = table_checks(
         Expect("ColumnValuesToBeUnique", column="label"),
         Expect("ColumnValueLengthsToBeBetween", column="label", min_value=2),
         Expect("ColumnValuesToBeBetween", column="items", min_value=1),
+    ],
+)
+
+
+cluster_descriptions_checks = table_checks(
+    CLUSTER_DESCRIPTIONS,
+    semantic=[
+        Expect("ColumnValuesToBeUnique", column="name"),
+        Expect("ColumnValuesToBeUnique", column="description"),
+        Expect("ColumnValuesToBeInSet", column="written_by", value_set=["model", "terms"]),
+    ],
+)
+quantiser_comparison_checks = table_checks(
+    QUANTISER_COMPARISON,
+    semantic=[
+        Expect("ColumnValuesToBeBetween", column="unique_rate", min_value=0, max_value=1),
+        Expect("ColumnValuesToBeBetween", column="utilisation", min_value=0, max_value=1),
+        Expect("ColumnValuesToBeBetween", column="error", min_value=0),
     ],
 )
 

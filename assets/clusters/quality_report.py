@@ -53,3 +53,28 @@ def quality_metadata(assessment: "Assessment") -> dict[str, Any]:
         "codebooks_assessed": assessment.codebooks,
         "quality_by_level": dg.MetadataValue.table(rows, schema),
     }
+
+
+def comparison_metadata(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A table of quantisers and levels, numbers of each quantiser by name, and a plot of their errors."""
+    columns = ["method", "level", "width", "used", "entropy_ratio", "error", "held_error", "unique_rate", "seconds"]
+    made = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for line in lines:
+        cells = [f"{line[c]:.4f}" if isinstance(line[c], float) else str(line[c]) for c in columns]
+        made.append("| " + " | ".join(cells) + " |")
+    figure, axis = blank()
+    said: dict[str, Any] = {}
+    for method in dict.fromkeys(line["method"] for line in lines):
+        ours = [line for line in lines if line["method"] == method]
+        axis.plot([line["level"] for line in ours], [line["held_error"] for line in ours], marker="o", label=method)
+        last = ours[-1]
+        said |= {f"{method}_{name}": last[name] for name in ("error", "held_error", "unique_rate", "largest_group")}
+        said |= {f"{method}_collided": last["collided"], f"{method}_seconds": last["seconds"]}
+        said |= {f"{method}_min_utilisation": min(line["utilisation"] for line in ours)}
+    axis.set(title="error of items that no fit saw", xlabel="level", ylabel="share of variance")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    return said | {
+        "quantisers": dg.MetadataValue.md("\n".join(made)),
+        "errors": shown(figure, "errors of quantisers by level"),
+    }

@@ -3,20 +3,21 @@
 import dagster as dg
 
 from assets.clusters.quality_report import histogram
+from assets.clusters.registration import register
 from assets.failures import data_errors_are_final
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
-from assets.resources import RayJobs, Tables
+from assets.resources import RayJobs, Tables, Tracking
 from models.identity import version_of
 from ray_jobs.tables.clusters import CODEBOOKS, ITEM_EMBEDDINGS, SEMANTIC_IDS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 @dg.asset(
     key=["clusters", "semantic_ids"],
     group_name="clusters",
-    kinds={"ray", "deltalake"},
+    kinds={"ray", "mlflow", "deltalake"},
     deps=[["clusters", "item_embeddings"], ["clusters", "codebooks"]],
     code_version=CODE_VERSION,
     retry_policy=RETRY_TRANSIENT,
@@ -25,22 +26,25 @@ CODE_VERSION = "1"
     tags={"tier": "gold"},
 )
 @data_errors_are_final
-def semantic_ids(context: dg.AssetExecutionContext, tables: Tables, ray_jobs: RayJobs) -> dg.MaterializeResult:
+def semantic_ids(
+    context: dg.AssetExecutionContext, tables: Tables, ray_jobs: RayJobs, tracking: Tracking
+) -> dg.MaterializeResult:
     """Semantic ID of every item: one code a level, coarse to fine, and a digit that tells equal codes apart.
 
     One row an item. Rankers take it as features, personas take the coarsest code as the item's cluster. New items are
-    encoded with the standing codebooks. Readers pin `codebook_version`.
+    encoded with the standing codebooks. Published blue/green: codebooks, form and item map of a version are one
+    artifact, registered in MLflow; the commit of this table is the switch. Readers pin the version.
     If this is red: the codebooks have collapsed or do not fit the embeddings, as the message says; the table still
     holds the last good IDs. Mend `clusters/codebooks`, then run `rematerialize_failed`.
     """
-    from ray_jobs import semantic_id_encoding
+    from ray_jobs import semantic_id_encoding, semantic_id_maps
     from ray_jobs.codebook_artifacts import load_assessment
 
     report = Report(SEMANTIC_IDS)
     embeddings, codebooks = tables.version(ITEM_EMBEDDINGS), tables.version(CODEBOOKS)
     version = semantic_ids_version(embeddings=embeddings, codebooks=codebooks)
     if tables.is_current(SEMANTIC_IDS, version):
-        return report.unchanged(tables, version, {"ids_moved": 0, "ids_new": 0})
+        return report.unchanged(tables, version, {"ids_moved": 0, "ids_new": 0, "ids_gone": 0})
     assessment = load_assessment(tables.artifacts(), embeddings)
     # A blocking check only blocks its own run; this asset may also be run alone.
     if assessment is None or assessment.serving != codebooks:
@@ -65,19 +69,26 @@ def semantic_ids(context: dg.AssetExecutionContext, tables: Tables, ray_jobs: Ra
             codebooks=codebooks,
         ),
     )
-    data = tables.read(SEMANTIC_IDS)
+    data = semantic_id_maps.read_rows(tables.artifacts(), version)
+    url = register(context, tracking, tables, version, assessment, done)
+    written = tables.write(SEMANTIC_IDS, data, version)
     sizes = data["cluster"].value_counts().field("counts").to_numpy(zero_copy_only=False)
     return report.result(
         version=version,
         data=data,
-        committed=done.committed,
+        committed=written.committed,
         metadata={
             "ids_moved": done.num_moved,
+            "ids_moved_to_another_cluster": done.num_moved_clusters,
             "ids_new": done.num_new,
+            "ids_gone": done.num_gone,
             "items_with_digit_above_0": done.num_collided,
             "clusters": len(sizes),
             "largest_cluster": int(sizes.max()),
+            "collision_digits": done.digits,
             "codebook_version": codebooks,
+            "artifact": tables.artifacts().uri(done.artifact),
+            "mlflow_run": dg.MetadataValue.url(url),
             "unique_rate": round(assessment.quality.unique_rate, 4),
             "cluster_sizes": histogram(sizes, title="Items by cluster", unit="cluster"),
         },

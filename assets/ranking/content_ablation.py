@@ -8,7 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.policies import GPU_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT
+from assets.policies import FRESH_YEARLY, GPU_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT, on_demand
 from assets.ranking import ablation_report, plots
 from assets.ranking.ablation_tracking import log_experiment
 from assets.reporting import Report, definition_metadata
@@ -24,12 +24,6 @@ INPUTS = (TRAINING_SET, SPLITS, ITEMS, ITEM_CAPTIONS, CAPTION_EMBEDDINGS)
 ARMS = ("none", "title", "dense", "tokens", "tokens_dense")
 RULES = ("global_time", "leave_one_out")
 PLACEBOS = ("title_permuted", "dense_permuted", "tokens_permuted", "tokens_random")
-
-# An experiment of many trainings: nothing but a person's wish starts it.
-ON_DEMAND = (dg.AutomationCondition.newly_requested() & ~dg.AutomationCondition.newly_requested()).with_label(
-    "on demand only: job content_ablation"
-)
-FRESH_YEARLY = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=366), warn_window=dt.timedelta(days=184))
 
 
 class AblationConfig(dg.Config):
@@ -107,7 +101,7 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     deps=[table.name.split("/") for table in INPUTS],
     code_version=CODE_VERSION,
     retry_policy=RETRY_TRANSIENT,
-    automation_condition=ON_DEMAND,
+    automation_condition=on_demand("content_ablation"),
     freshness_policy=FRESH_YEARLY,
     pool=GPU_POOL,
     metadata=definition_metadata(CONTENT_ABLATION),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.semantic_ids.residual_kmeans import ResidualKMeans
+from models.semantic_ids.quantiser import Quantiser
 
 NOTHING_LEFT = 0.01
 
@@ -79,7 +79,7 @@ class CollapseBounds:
     group_free: int = 5
 
 
-def measure(quantiser: ResidualKMeans, x_ND: np.ndarray, codes_NL: np.ndarray, planned: Sequence[int]) -> Quality:
+def measure(quantiser: Quantiser, x_ND: np.ndarray, codes_NL: np.ndarray, planned: Sequence[int]) -> Quality:
     """Measures codes against the embeddings that they stand for.
 
     Args:

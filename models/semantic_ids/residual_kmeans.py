@@ -9,15 +9,15 @@ Shape letters: N items, D embedding, R components of the quantiser's space, L le
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from models.semantic_ids.spec import SemanticIdSpec, widths_for
+from models.semantic_ids.kmeans import fit_kmeans, nearest
+from models.semantic_ids.spec import SemanticIdSpec, check_dimension, check_vectors, widths_for
 from models.semantic_ids.transform import Whitening, fit_whitening
 
-CHUNK = 65_536
 SMALLEST_NORM = 1e-6
 
 
@@ -32,10 +32,11 @@ class ResidualKMeansConfig:
         components: Largest number of principal directions that are quantised.
         whitening: Strength of the whitening, 0 to 1.
         unit_residuals: Whether levels cluster directions instead of residuals as they are.
+        balance: Most items of a code while a level is fitted, in even shares (1: all codes alike); 0 sets no limit.
         num_restarts: k-means++ starts of a level; the best is kept.
         max_iterations: Lloyd steps of a start.
         max_fit_items: Larger catalogues are fitted on a seeded sample of this size.
-        minibatch_above: From this many vectors on, mini-batch k-means takes the place of Lloyd's.
+        points_per_code: A level is fitted on a seeded sample of at most so many vectors for each of its codes.
         seed: Seed of sample and starts.
     """
 
@@ -45,10 +46,11 @@ class ResidualKMeansConfig:
     components: int = 128
     whitening: float = 0.5
     unit_residuals: bool = True
+    balance: float = 0.0
     num_restarts: int = 3
     max_iterations: int = 100
     max_fit_items: int = 500_000
-    minibatch_above: int = 50_000
+    points_per_code: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class ResidualKMeansConfig:
             raise ValueError(f"widths {self.widths} do not name one width for each of the {self.levels} levels.")
         if not 0 <= self.whitening <= 1:
             raise ValueError(f"whitening is a strength from 0 to 1, not {self.whitening}.")
+        if self.balance and self.balance < 1:
+            raise ValueError(f"balance is 0 (no limit) or at least 1 (all codes alike), not {self.balance}.")
 
     def planned_widths(self, num_items: int) -> tuple[int, ...]:
         """Width of each level for a catalogue of ``num_items``."""
@@ -65,14 +69,6 @@ class ResidualKMeansConfig:
 def _directions(residual_NR: np.ndarray) -> np.ndarray:
     norm_N1 = np.linalg.norm(residual_NR, axis=1, keepdims=True)
     return np.where(norm_N1 > SMALLEST_NORM, residual_NR / np.maximum(norm_N1, SMALLEST_NORM), 0.0)
-
-
-def _nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
-    """Index of the nearest centroid; the lowest one among equals."""
-    centroids_KR = centroids_KR.astype(np.float64)
-    half_K = (centroids_KR**2).sum(1) / 2
-    found = [(half_K - points_NR[i : i + CHUNK] @ centroids_KR.T).argmin(1) for i in range(0, len(points_NR), CHUNK)]
-    return np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +81,8 @@ class ResidualKMeans:
         gains: Scale of each level's centroids in the residual; 1 where levels cluster residuals as they are.
         unit_residuals: As in the config.
     """
+
+    method: ClassVar[str] = "rq_kmeans"
 
     whitening: Whitening
     centroids: tuple[np.ndarray, ...]
@@ -112,11 +110,7 @@ class ResidualKMeans:
         Raises:
             ValueError: If the vectors have another dimension than the fitted ones.
         """
-        if x_ND.ndim != 2 or x_ND.shape[1] != len(self.whitening.mean_D):
-            raise ValueError(
-                f"The codebooks were fitted on vectors of {len(self.whitening.mean_D)} dimensions, not on "
-                f"shape {x_ND.shape}: the text encoder has changed, so run rebuild_clusters."
-            )
+        check_dimension(x_ND, len(self.whitening.mean_D))
         residual_NR = self.whitening.apply(x_ND)
         codes = np.empty((len(x_ND), len(self.centroids)), np.int32)
         for level, (centroids_KR, gain) in enumerate(zip(self.centroids, self.gains, strict=True)):
@@ -124,7 +118,7 @@ class ResidualKMeans:
         return codes
 
     def _step(self, residual_NR: np.ndarray, centroids_KR: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray]:
-        code_N = _nearest(_directions(residual_NR) if self.unit_residuals else residual_NR, centroids_KR)
+        code_N = nearest(_directions(residual_NR) if self.unit_residuals else residual_NR, centroids_KR)
         return code_N, residual_NR - gain * centroids_KR[code_N]
 
     def decode(self, codes_NL: np.ndarray, *, levels: int | None = None) -> np.ndarray:
@@ -151,20 +145,15 @@ class ResidualKMeans:
 
 def _fit_level(points_NR: np.ndarray, width: int, config: ResidualKMeansConfig, level: int) -> np.ndarray:
     """Centroids of one level; fewer than ``width`` where there are fewer distinct points."""
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
-    width = min(width, len(points_NR))
-    common = {
-        "n_clusters": width,
-        "init": "k-means++",
-        "n_init": config.num_restarts,
-        "max_iter": config.max_iterations,
-        "random_state": config.seed + level,
-    }
-    big = len(points_NR) >= config.minibatch_above
-    model = (MiniBatchKMeans(batch_size=max(4096, 4 * width), **common) if big else KMeans(**common)).fit(points_NR)
-    centroids_KR = model.cluster_centers_.astype(np.float32)
-    return centroids_KR[np.unique(_nearest(points_NR, centroids_KR))]
+    return fit_kmeans(
+        points_NR,
+        width,
+        seed=config.seed + level,
+        num_restarts=config.num_restarts,
+        max_iterations=config.max_iterations,
+        points_per_code=config.points_per_code,
+        balance=config.balance,
+    )
 
 
 def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> ResidualKMeans:
@@ -179,10 +168,7 @@ def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> Resid
     Raises:
         ValueError: If there are no vectors, or some are not finite.
     """
-    if not len(x_ND):
-        raise ValueError("There are no embeddings to learn codebooks from: materialize clusters/item_embeddings first.")
-    if not np.isfinite(x_ND).all():
-        raise ValueError("Some item embeddings are not finite: materialize clusters/item_embeddings again.")
+    check_vectors(x_ND)
     widths = config.planned_widths(len(x_ND))
     if len(x_ND) > config.max_fit_items:
         rng = np.random.default_rng(config.seed)
@@ -195,7 +181,7 @@ def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> Resid
         for level, width in enumerate(widths):
             points_NR = _directions(residual_NR) if config.unit_residuals else residual_NR
             centroids_KR = _fit_level(points_NR, width, config, level)
-            nearest_NR = centroids_KR[_nearest(points_NR, centroids_KR)].astype(np.float64)
+            nearest_NR = centroids_KR[nearest(points_NR, centroids_KR)].astype(np.float64)
             # Least squares: the scale at which the level takes away most of the residual.
             energy = float((nearest_NR**2).sum())
             gain = float((residual_NR * nearest_NR).sum() / energy) if config.unit_residuals and energy else 1.0

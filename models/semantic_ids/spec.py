@@ -21,10 +21,12 @@ class SemanticIdSpec:
     Attributes:
         widths: Number of codes of each level.
         version: Version of the codebooks that the codes point into.
+        digits: Number of collision digits that the catalogue needs; 0 while no catalogue was encoded.
     """
 
     widths: tuple[int, ...]
     version: str
+    digits: int = 0
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
@@ -35,6 +37,17 @@ class SemanticIdSpec:
     def levels(self) -> int:
         """Number of levels, without the collision digit."""
         return len(self.widths)
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """Number of tokens at each place of a whole semantic ID, collision digit included.
+
+        Raises:
+            ValueError: If no catalogue was encoded yet, so that nobody knows the digits.
+        """
+        if not self.digits:
+            raise ValueError(f"Codebooks {self.version} have encoded no catalogue: materialize clusters/semantic_ids.")
+        return (*self.widths, self.digits)
 
     @property
     def capacity(self) -> int:
@@ -92,8 +105,13 @@ def widths_for(num_items: int, *, levels: int, max_width: int) -> tuple[int, ...
     return (min(width, max_width, num_items),) * levels
 
 
-def collision_digits(codes_NL: np.ndarray) -> np.ndarray:
-    """Numbers the items of equal codes in the order given, from 0.
+def collision_digits(codes_NL: np.ndarray, kept_N: np.ndarray | None = None) -> np.ndarray:
+    """Numbers the items of equal codes from 0, in the order given; digits that items have already stay.
+
+    Args:
+        codes_NL: Codes.
+        kept_N: The digit that an item has had with the same codes, -1 if it had none. Others get the lowest digits
+            that are left, so that no new or vanished item moves one that stays.
 
     Returns:
         Digits of shape (N,), int32; (codes, digit) is unique.
@@ -103,9 +121,44 @@ def collision_digits(codes_NL: np.ndarray) -> np.ndarray:
     _, group_N = np.unique(codes_NL, axis=0, return_inverse=True)
     group_N = group_N.reshape(-1)
     order_N = np.argsort(group_N, kind="stable")
-    sorted_N = group_N[order_N]
-    starts = np.flatnonzero(np.r_[True, sorted_N[1:] != sorted_N[:-1]])
-    sizes = np.diff(np.r_[starts, len(sorted_N)])
+    starts = np.flatnonzero(np.r_[True, np.diff(group_N[order_N]) != 0])
+    sizes = np.diff(np.r_[starts, len(order_N)])
     digits_N = np.empty(len(codes_NL), np.int32)
-    digits_N[order_N] = np.arange(len(sorted_N)) - np.repeat(starts, sizes)
+    digits_N[order_N] = np.arange(len(order_N)) - np.repeat(starts, sizes)
+    if kept_N is None or (kept_N < 0).all():
+        return digits_N
+    members = np.split(order_N, starts[1:])
+    fixed_N = kept_N >= 0
+    digits_N[fixed_N] = kept_N[fixed_N]
+    for group in np.unique(group_N[~fixed_N]):
+        ours = members[group]
+        taken = set(digits_N[ours[fixed_N[ours]]].tolist())
+        free = (digit for digit in range(len(ours) + len(taken)) if digit not in taken)
+        for item in ours[~fixed_N[ours]]:
+            digits_N[item] = next(free)
     return digits_N
+
+
+def check_dimension(x_ND: np.ndarray, dimension: int) -> None:
+    """Refuses vectors of another dimension than codebooks were fitted on.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if x_ND.ndim != 2 or x_ND.shape[1] != dimension:
+        raise ValueError(
+            f"The codebooks were fitted on vectors of {dimension} dimensions, not on shape {x_ND.shape}: the text "
+            "encoder has changed, so run rebuild_clusters."
+        )
+
+
+def check_vectors(x_ND: np.ndarray) -> None:
+    """Refuses vectors that nothing can be fitted on.
+
+    Raises:
+        ValueError: If there are none, or some are not finite.
+    """
+    if not len(x_ND):
+        raise ValueError("There are no embeddings to learn codebooks from: materialize clusters/item_embeddings first.")
+    if not np.isfinite(x_ND).all():
+        raise ValueError("Some item embeddings are not finite: materialize clusters/item_embeddings again.")

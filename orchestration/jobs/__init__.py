@@ -4,6 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from orchestration.jobs.captions import preview_captions, replay_dead_letters, stage_captions
+from orchestration.jobs.compare_quantisers import compare_quantisers
 from orchestration.jobs.content_ablation import content_ablation
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
@@ -20,6 +21,7 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     stage_captions,
     replay_dead_letters,
     content_ablation,
+    compare_quantisers,
     promote_model,
     rollback_model,
 ]

@@ -76,3 +76,39 @@ CLUSTER_PROFILES = Table(
     ),
     primary_key=("cluster",),
 )
+
+QUANTISER_COMPARISON = Table(
+    "clusters/quantiser_comparison",
+    "one level of one quantiser, all fitted on the same embeddings",
+    (
+        Column("method", pa.string(), "`rq_kmeans`, `rq_vae`, or the peer `scikit_learn` on embeddings as they are."),
+        Column("level", pa.int32(), "Level, from 0."),
+        Column("width", pa.int32(), "Codes that were planned."),
+        Column("used", pa.int32(), "Codes that some item carries."),
+        Column("utilisation", pa.float64(), "Used over planned codes."),
+        Column("entropy", pa.float64(), "Of the level's codes, in nats."),
+        Column("entropy_ratio", pa.float64(), "Entropy over the largest that is possible."),
+        Column("error", pa.float64(), "Squared error of this level and those above, over the variance; fitted items."),
+        Column("held_error", pa.float64(), "The same of items that no fit has seen."),
+        Column("unique_rate", pa.float64(), "Distinct code sequences of the whole catalogue, over items."),
+        Column("collided", pa.int64(), "Items that share their codes with another."),
+        Column("largest_group", pa.int64(), "Most items with the same codes."),
+        Column("seconds", pa.float64(), "What the fit took."),
+        CREATED,
+    ),
+    primary_key=("method", "level"),
+)
+
+CLUSTER_DESCRIPTIONS = Table(
+    "clusters/cluster_descriptions",
+    "one coarse cluster with its name",
+    (
+        Column("cluster", pa.int32(), "Coarsest code."),
+        Column("name", pa.string(), "A few words; unique."),
+        Column("description", pa.string(), "One sentence."),
+        Column("written_by", pa.string(), "`model`, or `terms` where no answer of the model was usable."),
+        Column("content_key", pa.string(), "Digest of label, titles, captions, prompt and model."),
+        CREATED,
+    ),
+    primary_key=("cluster",),
+)

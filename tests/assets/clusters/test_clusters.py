@@ -1,5 +1,7 @@
 """The stage from captions to cluster profiles, run as Dagster runs it."""
 
+from pathlib import Path
+
 import dagster as dg
 import numpy as np
 import pyarrow as pa
@@ -9,16 +11,20 @@ from assets.clusters import checks
 from assets.clusters.cluster_profiles import cluster_profiles
 from assets.clusters.codebooks import codebooks
 from assets.clusters.item_embeddings import item_embeddings
+from assets.clusters.quantiser_comparison import METHODS, quantiser_comparison
+from assets.clusters.registration import REGISTERED
 from assets.clusters.semantic_ids import semantic_ids
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
 from ray_jobs.codebook_artifacts import load_assessment, load_codebooks
 from ray_jobs.embedding_store import as_matrix
+from ray_jobs.semantic_id_maps import load_semantic_ids, read_semantic_ids
 from ray_jobs.tables.clusters import (
     CLUSTER_PROFILES,
     CODEBOOKS,
     EMBEDDING_STORE,
     ITEM_EMBEDDINGS,
+    QUANTISER_COMPARISON,
     SEMANTIC_IDS,
 )
 from ray_jobs.tables.interactions import ITEMS
@@ -26,17 +32,26 @@ from tests.assets.clusters.seeding import anisotropic, seed_captions, seed_embed
 from tests.factories import GENRES, seed_interactions
 
 pytestmark = pytest.mark.ray
-EVERY_CHECK = [c for c in vars(checks).values() if isinstance(c, dg.AssetChecksDefinition)]
+EVERY_CHECK = [
+    c
+    for name, c in vars(checks).items()
+    if isinstance(c, dg.AssetChecksDefinition) and name != "quantiser_comparison_checks"
+]
 STAGE = [item_embeddings, codebooks, semantic_ids, cluster_profiles]
 
 
 @pytest.fixture
-def materialize(tables, instance, ray_cluster):
-    def run(assets, **config):
-        run_config = {"ops": {"clusters__codebooks": {"config": config}}} if config else None
+def materialize(tables, tracking, instance, ray_cluster):
+    def run(assets, ops=None, **config):
+        run_config = {"ops": ops or {"clusters__codebooks": {"config": config}}} if ops or config else None
         return dg.materialize(
             assets,
-            resources={"tables": tables, "ray_jobs": LocalRayJobs(), "text_encoder": PackagedTextEncoder()},
+            resources={
+                "tables": tables,
+                "ray_jobs": LocalRayJobs(),
+                "text_encoder": PackagedTextEncoder(),
+                "tracking": tracking,
+            },
             instance=instance,
             raise_on_error=False,
             run_config=run_config,
@@ -92,8 +107,72 @@ def a_new_item_is_encoded_alone_and_moves_nobody(tables, materialize):
     rebuilt = materialize([codebooks, semantic_ids], rebuild=True)
     assert rebuilt.success and said(rebuilt, codebooks)["action"] == "fitted"
     assert tables.version(CODEBOOKS) != standing
-    assert said(rebuilt, semantic_ids)["ids_moved"] > 0
+    now = ids(tables)
+    assert said(rebuilt, semantic_ids)["ids_moved"] == sum(now[k] != after[k] for k in after) > 0
     assert load_codebooks(tables.artifacts(), standing).spec.version == standing
+
+
+def test_publishing_is_blue_green_and_a_pinned_version_stays(tables, tracking, materialize):
+    seed_embeddings(tables, anisotropic(num_items=120), "one")
+    assert materialize([codebooks, semantic_ids]).success
+    blue, before = tables.version(SEMANTIC_IDS), ids(tables)
+    assert materialize([codebooks, semantic_ids], rebuild=True, seed=5).success
+    green, after = tables.version(SEMANTIC_IDS), ids(tables)
+    assert green != blue and after != before
+    for version, expected in ((blue, before), (green, after)):
+        pinned = load_semantic_ids(tables.artifacts(), version)
+        assert {i: pinned.items.semantic_id(i) for i in expected} == expected
+        assert all(pinned.items.item(text) == item for item, text in expected.items())
+        x = as_matrix(tables.read(ITEM_EMBEDDINGS).sort_by("item_id")["embedding"])
+        order = tables.read(ITEM_EMBEDDINGS).sort_by("item_id")["item_id"].to_pylist()
+        codes = dict(zip(pinned.items.item_ids, pinned.items.codes_NL.tolist(), strict=True))
+        assert pinned.codebooks.quantiser.encode(x).tolist() == [codes[i] for i in order]
+    mlflow = tracking.connect("semantic_ids")
+    model = mlflow.MlflowClient().get_registered_model(REGISTERED)
+    for alias, version in (("serving", green), ("previous", blue)):
+        found = mlflow.MlflowClient().get_model_version(REGISTERED, model.aliases[alias])
+        assert found.tags["semantic_id_version"] == version
+    folder = Path(mlflow.artifacts.download_artifacts(f"{found.source}"))
+    assert read_semantic_ids(folder).items.texts == load_semantic_ids(tables.artifacts(), blue).items.texts
+
+
+def test_an_rq_vae_is_a_matter_of_config(tables, materialize):
+    seed_embeddings(tables, anisotropic(num_items=120), "one")
+    knobs = {"method": "rq_vae", "hidden": [16], "latent": 16, "epochs": 3, "learning_rate": 5e-3}
+    result = materialize([codebooks, semantic_ids, checks.codebooks_have_not_collapsed], **knobs)
+    assert result.success and said(result, codebooks)["method"] == "rq_vae"
+    standing = load_codebooks(tables.artifacts(), tables.version(CODEBOOKS))
+    assert standing.quantiser.method == "rq_vae" and tables.read(SEMANTIC_IDS).num_rows == 120
+    again = materialize([codebooks, semantic_ids], **knobs)
+    assert said(again, codebooks)["training_runs"] == 0 and said(again, semantic_ids)["unchanged"]
+    # New items get codes of the standing network.
+    before = ids(tables)
+    seed_embeddings(tables, np.concatenate([anisotropic(120), anisotropic(5, seed=9)]), "more")
+    more = materialize([codebooks, semantic_ids], **knobs)
+    assert said(more, codebooks)["action"] == "kept" and said(more, semantic_ids)["ids_new"] == 5
+    assert {k: ids(tables)[k] for k in before} == before
+    wrong = materialize([codebooks], method="rq_magic")
+    message = wrong.failure_data_for_node(codebooks.op.name).user_failure_data.description
+    assert not wrong.success and "rq_kmeans, rq_vae" in message
+
+
+def test_quantisers_are_compared_on_the_same_embeddings(tables, materialize):
+    seed_embeddings(tables, anisotropic(num_items=200), "one")
+    knobs = {
+        "clusters__quantiser_comparison": {
+            "config": {"hidden": [16], "latent": 16, "epochs": 40, "learning_rate": 5e-3}
+        }
+    }
+    result = materialize([quantiser_comparison, checks.quantiser_comparison_checks], ops=knobs)
+    assert result.success and all(c.passed for c in result.get_asset_check_evaluations())
+    rows = tables.read(QUANTISER_COMPARISON).to_pylist()
+    assert {(r["method"], r["level"]) for r in rows} == {(m, i) for m in METHODS for i in range(3)}
+    for method in METHODS:
+        first, *_, last = [r for r in rows if r["method"] == method]
+        assert last["error"] < first["error"] and 0 < last["unique_rate"] <= 1 and last["width"] == first["width"]
+    assert said(result, quantiser_comparison)["items_held"] == 20
+    again = materialize([quantiser_comparison], ops=knobs)
+    assert said(again, quantiser_comparison)["training_runs"] == 0
 
 
 def test_a_collapse_is_not_published_and_the_old_ids_keep_serving(tables, materialize):
@@ -109,6 +188,8 @@ def test_a_collapse_is_not_published_and_the_old_ids_keep_serving(tables, materi
     assert not result.asset_materializations_for_node(semantic_ids.op.name)
     assert said(result, codebooks)["action"] == "rejected"
     assert ids(tables) == before and tables.version(SEMANTIC_IDS) == version and tables.version(CODEBOOKS) == standing
+    pinned = load_semantic_ids(tables.artifacts(), version)
+    assert {i: pinned.items.semantic_id(i) for i in before} == before
     # Run alone, past the check, the asset refuses as well.
     alone = materialize([semantic_ids])
     assert not alone.success and ids(tables) == before

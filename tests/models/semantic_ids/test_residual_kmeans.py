@@ -101,9 +101,9 @@ def test_constant_embeddings_are_a_collapse():
     assert any("entropy" in r for r in reasons) and any("50 items share" in r for r in reasons)
 
 
-def test_a_large_catalogue_is_fitted_on_a_sample_by_mini_batches(vectors):
+def test_a_large_catalogue_is_fitted_on_samples(vectors):
     many = anisotropic(num_items=1500, seed=3)
-    config = dataclasses.replace(CONFIG, max_fit_items=600, minibatch_above=500, widths=(8, 16, 16))
+    config = dataclasses.replace(CONFIG, max_fit_items=600, points_per_code=40, widths=(8, 16, 16))
     quantiser = fit_residual_kmeans(many, config)
     found = measure(quantiser, many, quantiser.encode(many), config.planned_widths(len(many)))
     assert found.items == 1500 and found.levels[0].used >= 6

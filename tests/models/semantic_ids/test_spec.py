@@ -20,6 +20,21 @@ def test_codes_and_digit_are_unique_and_digits_count_from_zero(rows):
         assert SPEC.parse(text) == (row, digit)
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), max_size=30), st.data())
+def test_digits_that_are_kept_stay_and_the_rest_is_unique(rows, data):
+    codes = np.array(rows, np.int32).reshape(-1, 2)
+    before = collision_digits(codes)
+    left = [i for i in range(len(rows)) if data.draw(st.booleans())]
+    new = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), max_size=10))
+    order = data.draw(st.permutations(range(len(left) + len(new))))
+    now = [*(rows[i] for i in left), *new]
+    kept = np.array([*(int(before[i]) for i in left), *(-1 for _ in new)], int)[list(order)]
+    digits = collision_digits(np.array([now[i] for i in order], np.int32).reshape(-1, 2), kept)
+    assert (digits[kept >= 0] == kept[kept >= 0]).all()
+    assert len({(now[i], d) for i, d in zip(order, digits.tolist(), strict=True)}) == len(now)
+    assert max(digits.tolist(), default=0) <= len(rows) + len(new)
+
+
 @pytest.mark.parametrize("text", ["1-2", "1-2-3-4", "4-0-0", "1-8-0", "a-1-0", "-1-1-0", ""])
 def test_what_is_no_semantic_id_is_refused(text):
     with pytest.raises(ValueError):
