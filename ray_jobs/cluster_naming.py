@@ -127,6 +127,7 @@ def describe(
             found = problem_of(
                 answer.text,
                 terms=[group.label, *group.titles, *group.captions],
+                titles=group.titles,
                 prompt=told,
                 siblings=[*taken, *made.values()],
                 truncated=answer.finish == "length",

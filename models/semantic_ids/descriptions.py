@@ -8,6 +8,7 @@ from models.personas.validation import EMPTY_WORDS, Problem, find_problem, words
 
 MODEL, TERMS = "model", "terms"
 MAX_NAME_WORDS = 5
+MIN_OWN_WORDS = 2
 SEPARATOR = ":"
 
 
@@ -26,19 +27,27 @@ class Description(NamedTuple):
 
 
 def parsed(answer: str) -> tuple[str, str]:
-    """Name and sentence of an answer ``Name: sentence``; an empty name where it has none."""
-    name, separator, sentence = answer.partition(SEPARATOR)
-    return (name.strip(" *\"'"), sentence.strip()) if separator else ("", answer.strip())
+    """Name and first sentence of an answer ``Name: sentence``; an empty name where it has none."""
+    name, separator, said = answer.partition(SEPARATOR)
+    sentence = re.split(r"(?<=[.!?])\s", (said if separator else answer).strip(), maxsplit=1)[0]
+    return (name.strip(" *\"'") if separator else "", sentence)
 
 
 def problem_of(
-    answer: str, *, terms: Collection[str], prompt: Collection[str], siblings: Collection[Description], truncated: bool
+    answer: str,
+    *,
+    terms: Collection[str],
+    titles: Collection[str],
+    prompt: Collection[str],
+    siblings: Collection[Description],
+    truncated: bool,
 ) -> Problem | None:
     """The first rule that an answer breaks, or None.
 
     Args:
         answer: What the model wrote.
-        terms: Label, titles and captions of the cluster: what it may name.
+        terms: Label, titles and captions of the cluster: what it may name, and all that the name is made of.
+        titles: The titles alone: a sentence says more than they do.
         prompt: Instructions and examples that it may not repeat.
         siblings: Descriptions that are taken.
         truncated: Whether the answer was cut at the token limit.
@@ -47,9 +56,12 @@ def problem_of(
     words = words_of(name)
     if not 1 <= len(words) <= MAX_NAME_WORDS or re.search(r"[<>|;{}\[\]]", name):
         return Problem("no_name", f"It starts with no name of at most {MAX_NAME_WORDS} words and a colon.")
-    known = {w for term in terms for w in words_of(term)} - EMPTY_WORDS
-    if not known & {w for word in words for w in (word, word.removesuffix("s"), f"{word}s")}:
-        return Problem("foreign_name", f"The name {name!r} has nothing of the cluster.")
+    known = {w for term in terms for w in words_of(term)} | EMPTY_WORDS
+    if strange := next((w for w in words if not {w, w.removesuffix("s"), f"{w}s"} & known), None):
+        return Problem("foreign_name", f"The name {name!r} has {strange!r}, which is not in the cluster.")
+    named = {w for title in titles for w in words_of(title)}
+    if len([w for w in words_of(sentence) if w not in named | EMPTY_WORDS]) < MIN_OWN_WORDS:
+        return Problem("titles_only", "The sentence says little beside titles.")
     if found := find_problem(sentence, terms=[*terms, name], prompt=prompt, truncated=truncated):
         return found
     if any(name.lower() == s.name.lower() for s in siblings):

@@ -7,10 +7,8 @@ SIBLINGS = [Description("Harbor crimes", "Slow crime dramas of the old harbor.",
 
 
 def reason(answer, truncated=False):
-    found = problem_of(
-        answer, terms=TERMS, prompt=["Quiet crime dramas in which old secrets come to light."], siblings=SIBLINGS,
-        truncated=truncated,
-    )  # fmt: skip
+    told = ["Quiet crime dramas in which old secrets come to light."]
+    found = problem_of(answer, terms=TERMS, titles=TERMS[1:2], prompt=told, siblings=SIBLINGS, truncated=truncated)
     return found.reason if found else None
 
 
@@ -18,6 +16,9 @@ def reason(answer, truncated=False):
     ("answer", "expected"),
     [
         ("Tense crime thrillers: Crime thrillers about what a harbor hides.", None),
+        ("Slow crimes: Crime thrillers about what a harbor hides. A crime drama about a", None),
+        ("Tenten crime: Crime thrillers about what a harbor hides.", "foreign_name"),
+        ("Old crime: The Silent Harbor, Harbor Silent, crime.", "titles_only"),
         ("Crime thrillers about what a harbor hides.", "no_name"),
         ("A very long name of a group of things: Crime thrillers in a harbor.", "no_name"),
         ("Sunny gardens: Crime thrillers about what a harbor hides.", "foreign_name"),
@@ -37,4 +38,4 @@ def test_what_stands_in_differs_from_siblings():
     first = of_terms("dark crime drama", ["Heat", "Fargo"], [])
     assert first == Description("dark crime drama", "Dark crime drama, such as Heat and Fargo.", "terms")
     assert of_terms("dark crime drama", ["Heat"], [first]).name == "dark crime drama (Heat)"
-    assert parsed("**Old crime**: It is told.") == ("Old crime", "It is told.")
+    assert parsed("**Old crime**: It is told. And again.") == ("Old crime", "It is told.")
