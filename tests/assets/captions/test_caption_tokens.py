@@ -59,7 +59,7 @@ def test_tokens_end_to_end_and_then_only_when_the_training_period_changes(tables
     assert shown["items"] == 40 and shown["poor_items"] == 0 and shown["previous_jaccard"] == "not measured"
     assert shown["recaption_jaccard"] == shown["unknown_share_new"] == "not measured"
     assert shown["tokens_per_item"].startswith("![") and shown["document_frequencies"].startswith("![")
-    assert "| tag | 6 |" in shown["fields"] and shown["examples"].count("\n") == 11
+    assert "| tag | 6 |" in shown["fields"] and shown["examples"].count("\n") == 21
     health = tables.read(CAPTION_HEALTH).to_pylist()
     version = tables.version(CAPTION_TOKENS)
     assert {r["tokens_version"] for r in health} == {version} and tables.version(CAPTION_VOCABULARY) == version
