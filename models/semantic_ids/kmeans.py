@@ -137,7 +137,7 @@ def fit_kmeans(
     seed: int,
     num_restarts: int = 1,
     max_iterations: int = 50,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     points_per_code: int = 256,
     balance: float = 0.0,
 ) -> np.ndarray:
