@@ -53,7 +53,7 @@ def test_training_lowers_the_error_and_every_level_takes_some_away(trained):
     x = vectors(job)
     quality = measure(quantiser, x, quantiser.encode(x), quantiser.widths)
     errors = [level.error for level in quality.levels]
-    assert errors[2] < errors[1] < errors[0] < 1 and quality.unique_rate > 0.7
+    assert errors[2] < errors[1] < errors[0] < 1
     assert min(level.utilisation for level in quality.levels) > 0.8
 
 
