@@ -11,13 +11,13 @@ platform's client for endpoints.
 """
 
 import argparse
-import datetime as dt
 import importlib.util
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.catalogue import items_of
 from benchmarks.measuring import alternate, machine
 from orchestration.quiet import be_quiet
 
@@ -29,13 +29,10 @@ MIN_EQUAL = 0.95
 
 def evidences(dataset: str, count: int) -> list[str]:
     """What a model is shown of the first different items of ``dataset``."""
-    from assets.interactions.catalogue import gather
-    from assets.interactions.readers.base import open_reader
-    from assets.interactions.validation import Limits
     from models.language.captions import Item, evidence
 
-    rows = gather("items", open_reader(dataset).items(), Limits(now=dt.datetime.now(dt.UTC))).kept.to_dicts()
-    shown = [evidence(Item(r["title"], r["description"], r["categories"], r["attributes"])) for r in rows]
+    rows = items_of(dataset).select("title", "description", "categories", "attributes").iter_rows()
+    shown = [evidence(Item(*row)) for row in rows]
     return list(dict.fromkeys(shown))[:count]
 
 

@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from benchmarks.catalogue import items_of
 from benchmarks.measuring import machine
 from orchestration.quiet import be_quiet
 
@@ -28,14 +29,12 @@ def catalogue(dataset: str, count: int) -> Any:
 
     import polars as pl
 
-    from assets.interactions.catalogue import gather
-    from assets.interactions.readers.base import open_reader
-    from assets.interactions.validation import Limits
     from ray_jobs.tables.interactions import ITEMS
 
-    now = dt.datetime.now(dt.UTC)
-    rows = gather("items", open_reader(dataset).items(), Limits(now=now)).kept.head(count)
-    rows = rows.with_columns(pl.lit(now).alias("created_timestamp"), pl.lit(None, pl.String).alias("image_uri"))
+    rows = items_of(dataset).head(count)
+    rows = rows.with_columns(
+        pl.lit(dt.datetime.now(dt.UTC)).alias("created_timestamp"), pl.lit(None, pl.String).alias("image_uri")
+    )
     return ITEMS.conform(rows.select(ITEMS.schema.names).to_arrow())
 
 
@@ -72,6 +71,7 @@ def alone(config: Any, todo: Any, processes: int, threads: int) -> dict[str, Any
 def materialize(tables: Any, folder: str, knobs: dict[str, Any]) -> None:
     """The asset with all that stands around it, in a Dagster run of its own."""
     import dagster as dg
+    import mlflow
 
     from assets.captions.item_captions import item_captions
     from orchestration.resources.interpreter import LanguageModelInterpreter
@@ -90,6 +90,8 @@ def materialize(tables: Any, folder: str, knobs: dict[str, Any]) -> None:
             },
             run_config={"ops": {"captions__item_captions": {"config": knobs}}},
         )
+    # MLflow writes traces behind the run's back; they are part of the work, and the folder goes away.
+    mlflow.flush_trace_async_logging()
 
 
 def language_model() -> Any:

@@ -9,7 +9,7 @@ work.
 import datetime as dt
 import sys
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +29,14 @@ from ray_jobs.codebook_artifacts import (
     save_assessment,
     save_codebooks,
 )
-from ray_jobs.embedding_store import as_matrix
+from ray_jobs.embedding_store import item_vectors
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.progress import note
-from ray_jobs.tables.clusters import CODEBOOKS, ITEM_EMBEDDINGS
+from ray_jobs.tables.clusters import CODEBOOKS
 from ray_jobs.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ray_jobs import rqvae_training
 
 FITTED, KEPT, REJECTED = "fitted", "kept", "rejected"
 
@@ -133,23 +136,34 @@ def fit_quantiser(x_ND: np.ndarray, config: Config) -> Quantiser:
         task: Any = ray.remote(num_cpus=config.num_cpus)(fit_residual_kmeans)
         found: Quantiser = ray.get(task.remote(ray.put(x_ND), config.quantiser))
         return found
+    from ray_jobs.rqvae_training import train_rqvae
+
+    return train_rqvae(rqvae_job(config))[0]
+
+
+def rqvae_job(config: Config, **changes: Any) -> "rqvae_training.Config":
+    """The training of the RQ-VAE that a config asks for.
+
+    Args:
+        config: The job's knobs.
+        **changes: Fields of the training that differ.
+    """
     from ray_jobs import rqvae_training
 
     standard = rqvae_training.Config.model_fields["training"].default
-    asked = config.training.model_dump(exclude={"batch_size"})
-    quantiser, _ = rqvae_training.train_rqvae(
-        rqvae_training.Config(
-            warehouse=config.warehouse,
-            artifacts=config.artifacts,
-            embeddings=config.embeddings,
-            quantiser=config.rqvae,
-            training=standard.model_copy(update=asked),
-            batch_size=config.training.batch_size,
-            workers=config.workers,
-            use_gpu=config.use_gpu,
-        )
+    return rqvae_training.Config(
+        **{
+            "warehouse": config.warehouse,
+            "artifacts": config.artifacts,
+            "embeddings": config.embeddings,
+            "quantiser": config.rqvae,
+            "training": standard.model_copy(update=config.training.model_dump(exclude={"batch_size"})),
+            "batch_size": config.training.batch_size,
+            "workers": config.workers,
+            "use_gpu": config.use_gpu,
+        }
+        | changes
     )
-    return quantiser
 
 
 def decide(x_ND: np.ndarray, standing: Codebooks | None, config: Config) -> tuple[Codebooks, Assessment]:
@@ -212,8 +226,7 @@ def codebook_rows(codebooks: Codebooks, codes_NL: np.ndarray) -> pa.Table:
 
 def run(config: Config) -> Result:
     """Writes `CODEBOOKS`, the codebooks' artifact and the assessment."""
-    data = config.warehouse.read(ITEM_EMBEDDINGS, ["item_id", "embedding"], expect_version=config.embeddings)
-    x_ND = as_matrix(data.sort_by("item_id")["embedding"])
+    x_ND = item_vectors(config.warehouse, config.embeddings)[1]
     found = config.warehouse.version(CODEBOOKS)
     standing = load_codebooks(config.artifacts, found) if found else None
     serving, assessment = decide(x_ND, standing, config)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_jobs.progress import Progress
-from ray_jobs.tables.clusters import EMBEDDING_STORE
+from ray_jobs.tables.clusters import EMBEDDING_STORE, ITEM_EMBEDDINGS
 from ray_jobs.text_encoding import EMBEDDING, TEXT, TextEncoderConfig, encode_on_ray
 from ray_jobs.warehouse import Warehouse
 
@@ -80,6 +80,17 @@ def as_lists(vectors_ND: np.ndarray) -> pa.ChunkedArray:
         for part in parts
     ]
     return pa.chunked_array(chunks, pa.list_(pa.float32()))
+
+
+def item_vectors(warehouse: Warehouse, version: str) -> tuple[list[str], np.ndarray]:
+    """Items by id, and their embeddings (N, D).
+
+    Args:
+        warehouse: Where `clusters/item_embeddings` is.
+        version: Version of the table that is expected.
+    """
+    data = warehouse.read(ITEM_EMBEDDINGS, ["item_id", "embedding"], expect_version=version).sort_by("item_id")
+    return data["item_id"].to_pylist(), as_matrix(data["embedding"])
 
 
 def _known(warehouse: Warehouse) -> pl.Series:

@@ -17,8 +17,7 @@ from models.semantic_ids.spec import check_vectors
 from models.semantic_ids.transform import Whitening, fit_whitening
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
-from ray_jobs.embedding_store import as_matrix
-from ray_jobs.tables.clusters import ITEM_EMBEDDINGS
+from ray_jobs.embedding_store import item_vectors
 from ray_jobs.training import Fitted, fit
 from ray_jobs.training_task import Loss, Task, TrainingOptions, fitting_batch
 from ray_jobs.warehouse import Warehouse
@@ -66,9 +65,8 @@ class RqVaeTask(Task):
 
     def __init__(self, config: Config):
         self.config = config
-        columns = ["item_id", "embedding"]
-        data = config.warehouse.read(ITEM_EMBEDDINGS, columns, expect_version=config.embeddings).sort_by("item_id")
-        x_ND = as_matrix(data["embedding"])[~np.isin(data["item_id"].to_pylist(), config.skipped)]
+        items, x_ND = item_vectors(config.warehouse, config.embeddings)
+        x_ND = x_ND[~np.isin(items, config.skipped)]
         check_vectors(x_ND)
         knobs = config.quantiser
         self.widths = knobs.planned_widths(len(x_ND))
@@ -99,8 +97,8 @@ class RqVaeTask(Task):
 
     def preprocessing(self) -> dict[str, Any]:
         """See `Task.preprocessing`."""
-        arrays = {name: getattr(self.whitening, name).tolist() for name in ("mean_D", "forward_DR", "backward_RD")}
-        return {"whitening": arrays, "scale": self.scale}
+        arrays = {name: array.tolist() for name, array in self.whitening.arrays().items()}
+        return {"arrays": arrays, "scale": self.scale}
 
     def build_model(self) -> RqVaeNetwork:
         """See `Task.build_model`. Every worker starts the codebooks from the same rows, and so alike."""
@@ -152,8 +150,8 @@ def load_rqvae(artifacts: ArtifactStore, name: str) -> RqVae:
     trained = read_model(artifacts, name)
     network = RqVaeNetwork(**trained.constructor)
     network.load_state_dict(trained.weights)
-    arrays = {k: np.asarray(v, np.float32) for k, v in trained.preprocessing["whitening"].items()}
-    return RqVae(network, Whitening(**arrays), trained.preprocessing["scale"], trained.constructor)
+    arrays = {name: np.asarray(array, np.float32) for name, array in trained.preprocessing["arrays"].items()}
+    return RqVae(network, Whitening.from_arrays(arrays), trained.preprocessing["scale"], trained.constructor)
 
 
 def train_rqvae(config: Config) -> tuple[RqVae, Fitted]:

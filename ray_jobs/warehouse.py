@@ -168,8 +168,11 @@ class Warehouse:
         # An own file system: deltalake's default calls back into Python from Arrow's threads, which aborts the
         # process when one is still at it while the interpreter ends.
         files = pafs.SubTreeFileSystem(*reversed(filesystem_at(self.uri(table), self.storage_options)))
-        data = self._open(table).to_pyarrow_table(columns=names, filters=filters, filesystem=files)
         by_name = {c.name: c for c in table.columns}
+        if isinstance(filters, list):
+            # Typed, as Arrow compares no text with an empty list, whose type it cannot know.
+            filters = [(c, op, pa.array(said, by_name[c].type) if op == "in" else said) for c, op, said in filters]
+        data = self._open(table).to_pyarrow_table(columns=names, filters=filters, filesystem=files)
         return pa.table([data[n].cast(by_name[n].type) for n in names], names=names)
 
     def batches(

@@ -37,7 +37,7 @@ def examples_markdown(tables: Tables, captions: pa.Table) -> str:
     # The same items at every look, so that two prompts can be compared.
     picked = sorted(random.Random(0).sample(range(captions.num_rows), min(EXAMPLES, captions.num_rows)))
     rows = captions.take(pa.array(picked, pa.int64())).to_pylist()
-    keys = [("content_key", "in", [row["content_key"] for row in rows] or [""])]
+    keys = [("content_key", "in", [row["content_key"] for row in rows])]
     kept = read_frame(tables.warehouse(), CAPTION_STORE, ["content_key", "evidence", "attempts"], keys)
     stored = {row["content_key"]: row for row in kept.to_dicts()}
     return markdown_table(

@@ -131,7 +131,7 @@ def canaries_live(tables: Tables) -> dg.AssetCheckResult:
     captions = tables.read(ITEM_CAPTIONS, ["caption_version", "pixel_digest"])
     versions = pc.unique(captions["caption_version"]).to_pylist()
     rows = (
-        tables.read(CAPTION_CANARIES, filters=[("caption_version", "in", versions or [""])]).to_pylist()
+        tables.read(CAPTION_CANARIES, filters=[("caption_version", "in", versions)]).to_pylist()
         if tables.warehouse().exists(CAPTION_CANARIES)
         else []
     )

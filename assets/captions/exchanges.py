@@ -95,7 +95,7 @@ def cached_exchanges(job: Any) -> list[dict[str, Any]]:
     picked = cached.sort("item_id").sample(min(CACHED, cached.height), seed=0)
     items = {key: item for item, key in picked.iter_rows()}
     names = ["content_key", "evidence", "pixel_digest", *(c.name for c in RECORD)]
-    stored = read_frame(house, CAPTION_STORE, names, [("content_key", "in", [*items, ""])]).unique("content_key")
+    stored = read_frame(house, CAPTION_STORE, names, [("content_key", "in", list(items))]).unique("content_key")
     return [
         {
             "item_id": items[row["content_key"]],

@@ -1,5 +1,6 @@
 """Codebooks: input is the table of embeddings; standing codebooks are kept while they serve."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -107,7 +108,10 @@ def clustering_job(config: CodebooksConfig, tables: Tables, ray_jobs: RayJobs) -
     if config.method not in METHODS:
         raise ValueError(f"method is {config.method!r}: give one of {', '.join(METHODS)}.")
     asked = config.model_dump() | {"widths": tuple(config.widths), "hidden": tuple(config.hidden)}
-    taken = lambda fields: {k: v for k, v in asked.items() if k in fields}  # noqa: E731
+
+    def taken(fields: Iterable[str]) -> dict[str, Any]:
+        return {name: asked[name] for name in fields if name in asked}
+
     kmeans = ResidualKMeansConfig(**taken(ResidualKMeansConfig.__dataclass_fields__))
     rqvae = RqVaeConfig(**taken(RqVaeConfig.__dataclass_fields__))
     training = clustering.RqVaeTraining(**taken(clustering.RqVaeTraining.model_fields))

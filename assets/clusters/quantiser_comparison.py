@@ -37,20 +37,11 @@ def comparison_job(config: ComparisonConfig, tables: Tables, ray_jobs: RayJobs) 
         raise ValueError(f"methods is {config.methods}: give some of {', '.join(METHODS)}.")
     from ray_jobs import quantiser_comparison
 
-    knobs = clustering_job(config, tables, ray_jobs)
-    standard = quantiser_comparison.Config.model_fields["training"].default
     return quantiser_comparison.Config(
-        warehouse=knobs.warehouse,
-        artifacts=knobs.artifacts,
-        embeddings=knobs.embeddings,
+        clustering=clustering_job(config, tables, ray_jobs),
         methods=tuple(config.methods),
-        quantiser=knobs.quantiser,
-        rqvae=knobs.rqvae,
-        training=standard.model_copy(update=knobs.training.model_dump(exclude={"batch_size"})),
         held_share=config.held_share,
         seed=config.seed,
-        workers=knobs.workers,
-        use_gpu=knobs.use_gpu,
     )
 
 

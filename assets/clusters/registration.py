@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.ranking.registration import log_dataset, partition_tag
 from assets.resources import Tables, Tracking
+from assets.run_inputs import log_dataset, partition_tag
 from assets.source_revision import source_revision
 from ray_jobs.tables.clusters import ITEM_EMBEDDINGS
 

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from assets.ranking import ablation_report
-from assets.ranking.registration import TIE_RULE, log_dataset, partition_tag
 from assets.resources import Tables, Tracking
+from assets.run_inputs import TIE_RULE, log_dataset, partition_tag
 from assets.source_revision import source_revision
 from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, ITEM_CAPTIONS
 from ray_jobs.tables.features import TRAINING_SET

@@ -16,15 +16,12 @@ import pyarrow as pa
 from assets.ranking import plots
 from assets.ranking.specs import CandidateSpec
 from assets.resources import Tables, Tracking
+from assets.run_inputs import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.source_revision import source_revision
-from ray_jobs.tables.clusters import CODEBOOKS
 from ray_jobs.tables.features import TRAINING_SET
-from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.ranking import predictions
-from ray_jobs.warehouse import Table
 
 EXPERIMENT = "ranking"
-TIE_RULE = "timestamp, then input order"
 RANK_TIES = "count against the target"
 PACKAGES = ("mlflow", "numpy", "pandas", "polars", "pyarrow", "safetensors", "scipy", "torch")
 MAX_DIFFERENCE = 1e-5
@@ -92,29 +89,6 @@ def _standing(mlflow: Any, spec: CandidateSpec, version: str) -> Registration | 
         if run.info.status == "FINISHED":
             return Registration(run.info.experiment_id, run.info.run_id, spec.model_name, str(found.version))
     return None
-
-
-def split_rule(tables: Tables) -> str:
-    """Which of the two splits is in force, as the table of splits itself says."""
-    data = pl.DataFrame(tables.read(SPLITS, columns=["split", "global_time", "leave_one_out"]))
-    for rule in ("global_time", "leave_one_out"):
-        if data["split"].equals(data[rule].rename("split")):
-            return rule
-    return "custom"
-
-
-def codebook_widths(tables: Tables) -> dict[str, str]:
-    """Codes of each level of the semantic IDs in force, coarse to fine, as a parameter of a run."""
-    if not tables.warehouse().exists(CODEBOOKS):
-        return {"semantic_id_widths": "none"}
-    sizes = pl.DataFrame(tables.read(CODEBOOKS, columns=["level"])).group_by("level").len().sort("level")
-    return {"semantic_id_widths": "x".join(str(n) for n in sizes["len"])}
-
-
-def partition_tag(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The days that the Dagster run was for, as a tag of a run."""
-    ends = [context.run.tags.get(f"dagster/asset_partition_range_{end}", "") for end in ("start", "end")]
-    return {"dagster.partition": "...".join(ends) if all(ends) else context.run.tags.get("dagster/partition", "none")}
 
 
 def run_params(spec: CandidateSpec, job: Any, result: Any, split: str) -> dict[str, Any]:
@@ -191,21 +165,6 @@ def run_note(spec: CandidateSpec, result: Any) -> str:
             *(f"- {line}" for line in result.left_out),
         ]
     )
-
-
-def log_dataset(mlflow: Any, tables: Tables, table: Table, contexts: tuple[str, ...]) -> None:
-    """Logs a table, by location and version, as the dataset of the active run, once for each use of it."""
-    from mlflow.data.delta_dataset_source import DeltaDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-
-    for context in contexts:
-        # MLflow takes digests of at most 36 characters.
-        dataset = MetaDataset(  # type: ignore[abstract]
-            DeltaDatasetSource(path=tables.uri(table)),
-            name=f"{table.name.split('/')[1]}/{context}",
-            digest=f"{tables.version(table)}-{context}"[:36],
-        )
-        mlflow.log_input(dataset, context=context)
 
 
 def _log_metrics(mlflow: Any, run: Any, result: Any) -> None:

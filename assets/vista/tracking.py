@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pyarrow.compute as pc
 
-from assets.ranking.registration import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.resources import Tables, Tracking
+from assets.run_inputs import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.source_revision import source_revision
 from assets.vista.charts import training_curve
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS

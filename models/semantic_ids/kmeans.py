@@ -44,7 +44,7 @@ def start_centroids(points_NR: np.ndarray, width: int, rng: np.random.Generator,
             directions: each start would keep no point but itself, and one near the origin would take all the rest
             (MovieLens-100K, third level: 1,595 of 1,682 items in one code).
     """
-    size = min(len(points_NR), max(START_POINTS * width, 1), max(LARGEST_START, width))
+    size = min(len(points_NR), START_POINTS * width, max(LARGEST_START, width))
     sample_SR = points_NR[rng.permutation(len(points_NR))[:size]]
     gram_SS = sample_SR @ sample_SR.T
     square_S = np.diag(gram_SS).copy()

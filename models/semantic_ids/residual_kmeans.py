@@ -15,22 +15,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from models.semantic_ids.kmeans import fit_kmeans, nearest
-from models.semantic_ids.spec import SemanticIdSpec, check_dimension, check_vectors, widths_for
+from models.semantic_ids.spec import QuantiserConfig, SemanticIdSpec, check_dimension, check_vectors
 from models.semantic_ids.transform import Whitening, fit_whitening
 
 SMALLEST_NORM = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualKMeansConfig:
-    """Knobs of the quantiser.
+class ResidualKMeansConfig(QuantiserConfig):
+    """Knobs of the quantiser, beside those of every quantiser.
 
     Attributes:
-        levels: Number of levels.
-        widths: Codes of each level; chosen for the catalogue by `widths_for` when empty.
-        max_width: Largest width that the rule chooses.
-        components: Largest number of principal directions that are quantised.
-        whitening: Strength of the whitening, 0 to 1.
         unit_residuals: Whether levels cluster directions instead of residuals as they are.
         balance: Most items of a code while a level is fitted, in even shares (1: all codes alike); 0 sets no limit.
         num_restarts: k-means++ starts of a level; the best is kept.
@@ -40,11 +35,6 @@ class ResidualKMeansConfig:
         seed: Seed of sample and starts.
     """
 
-    levels: int = 3
-    widths: tuple[int, ...] = ()
-    max_width: int = 1024
-    components: int = 128
-    whitening: float = 0.5
     unit_residuals: bool = True
     balance: float = 0.0
     num_restarts: int = 3
@@ -54,16 +44,9 @@ class ResidualKMeansConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.widths and len(self.widths) != self.levels:
-            raise ValueError(f"widths {self.widths} do not name one width for each of the {self.levels} levels.")
-        if not 0 <= self.whitening <= 1:
-            raise ValueError(f"whitening is a strength from 0 to 1, not {self.whitening}.")
+        super().__post_init__()
         if self.balance and self.balance < 1:
             raise ValueError(f"balance is 0 (no limit) or at least 1 (all codes alike), not {self.balance}.")
-
-    def planned_widths(self, num_items: int) -> tuple[int, ...]:
-        """Width of each level for a catalogue of ``num_items``."""
-        return tuple(self.widths) or widths_for(num_items, levels=self.levels, max_width=self.max_width)
 
 
 def _directions(residual_NR: np.ndarray) -> np.ndarray:
@@ -131,29 +114,14 @@ class ResidualKMeans:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON arguments that `from_state` takes."""
-        arrays = {f"whitening.{f.name}": getattr(self.whitening, f.name) for f in dataclasses.fields(Whitening)}
-        arrays |= {f"centroids.{i}": c for i, c in enumerate(self.centroids)}
+        arrays = self.whitening.arrays() | {f"centroids.{i}": c for i, c in enumerate(self.centroids)}
         return arrays, {"gains": list(self.gains), "unit_residuals": self.unit_residuals}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> "ResidualKMeans":
         """The quantiser that `state` described."""
-        whitening = Whitening(**{f.name: arrays[f"whitening.{f.name}"] for f in dataclasses.fields(Whitening)})
         centroids = tuple(arrays[f"centroids.{i}"] for i in range(len(arguments["gains"])))
-        return cls(whitening, centroids, tuple(arguments["gains"]), arguments["unit_residuals"])
-
-
-def _fit_level(points_NR: np.ndarray, width: int, config: ResidualKMeansConfig, level: int) -> np.ndarray:
-    """Centroids of one level; fewer than ``width`` where there are fewer distinct points."""
-    return fit_kmeans(
-        points_NR,
-        width,
-        seed=config.seed + level,
-        num_restarts=config.num_restarts,
-        max_iterations=config.max_iterations,
-        points_per_code=config.points_per_code,
-        balance=config.balance,
-    )
+        return cls(Whitening.from_arrays(arrays), centroids, tuple(arguments["gains"]), arguments["unit_residuals"])
 
 
 def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> ResidualKMeans:
@@ -180,7 +148,15 @@ def fit_residual_kmeans(x_ND: np.ndarray, config: ResidualKMeansConfig) -> Resid
         residual_NR = whitening.apply(x_ND)
         for level, width in enumerate(widths):
             points_NR = _directions(residual_NR) if config.unit_residuals else residual_NR
-            centroids_KR = _fit_level(points_NR, width, config, level)
+            centroids_KR = fit_kmeans(
+                points_NR,
+                width,
+                seed=config.seed + level,
+                num_restarts=config.num_restarts,
+                max_iterations=config.max_iterations,
+                points_per_code=config.points_per_code,
+                balance=config.balance,
+            )
             nearest_NR = centroids_KR[nearest(points_NR, centroids_KR)].astype(np.float64)
             # Least squares: the scale at which the level takes away most of the residual.
             energy = float((nearest_NR**2).sum())

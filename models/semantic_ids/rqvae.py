@@ -3,7 +3,6 @@
 Shape letters: N items, B rows, D embedding, R components of the quantiser's space, Z latent, L levels, K codes.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -164,20 +163,18 @@ class RqVae:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON arguments that `from_state` takes."""
-        arrays = {f"whitening.{f.name}": getattr(self.whitening, f.name) for f in dataclasses.fields(Whitening)}
         weights = {k: v for k, v in self.network.state_dict().items() if v.is_floating_point()}
         # Trained in float32: nothing is lost.
-        arrays |= {f"network.{name}": value.float().numpy() for name, value in weights.items()}
-        return arrays, {"scale": self.scale, "network": self.arguments}
+        trained = {f"network.{name}": value.float().numpy() for name, value in weights.items()}
+        return self.whitening.arrays() | trained, {"scale": self.scale, "network": self.arguments}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], arguments: Mapping[str, Any]) -> "RqVae":
         """The quantiser that `state` described."""
-        whitening = Whitening(**{f.name: arrays[f"whitening.{f.name}"] for f in dataclasses.fields(Whitening)})
         network = RqVaeNetwork(**arguments["network"])
         found = {k.removeprefix("network."): torch.from_numpy(v.copy()) for k, v in arrays.items() if "network." in k}
         network.load_state_dict(network.state_dict() | found)
-        return cls(network, whitening, arguments["scale"], arguments["network"])
+        return cls(network, Whitening.from_arrays(arrays), arguments["scale"], arguments["network"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray tasks get it as arrays and arguments."""

@@ -105,6 +105,35 @@ def widths_for(num_items: int, *, levels: int, max_width: int) -> tuple[int, ...
     return (min(width, max_width, num_items),) * levels
 
 
+@dataclasses.dataclass(frozen=True)
+class QuantiserConfig:
+    """Knobs that every quantiser has.
+
+    Attributes:
+        levels: Number of levels.
+        widths: Codes of each level; chosen for the catalogue by `widths_for` when empty.
+        max_width: Largest width that the rule chooses.
+        components: Largest number of principal directions that are quantised.
+        whitening: Strength of the whitening before anything else, 0 to 1.
+    """
+
+    levels: int = 3
+    widths: tuple[int, ...] = ()
+    max_width: int = 1024
+    components: int = 128
+    whitening: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.widths and len(self.widths) != self.levels:
+            raise ValueError(f"widths {self.widths} do not name one width for each of the {self.levels} levels.")
+        if not 0 <= self.whitening <= 1:
+            raise ValueError(f"whitening is a strength from 0 to 1, not {self.whitening}.")
+
+    def planned_widths(self, num_items: int) -> tuple[int, ...]:
+        """Width of each level for a catalogue of ``num_items``."""
+        return tuple(self.widths) or widths_for(num_items, levels=self.levels, max_width=self.max_width)
+
+
 def collision_digits(codes_NL: np.ndarray, kept_N: np.ndarray | None = None) -> np.ndarray:
     """Numbers the items of equal codes from 0, in the order given; digits that items have already stay.
 

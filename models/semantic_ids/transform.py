@@ -9,6 +9,7 @@ Shape letters: N items, D embedding, R components.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -37,6 +38,15 @@ class Whitening:
     def invert(self, z_NR: np.ndarray) -> np.ndarray:
         """Vectors in the embedding space, shape (N, D)."""
         return z_NR @ self.backward_RD + self.mean_D
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `from_arrays` takes."""
+        return {f"whitening.{f.name}": getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Whitening":
+        """The transform that `arrays` described; other names are left alone."""
+        return cls(**{f.name: arrays[f"whitening.{f.name}"] for f in dataclasses.fields(cls)})
 
 
 def fit_whitening(x_ND: np.ndarray, *, strength: float, components: int) -> Whitening:

@@ -9,13 +9,14 @@ import pytest
 
 from assets.clusters import checks
 from assets.clusters.cluster_profiles import cluster_profiles
-from assets.clusters.codebooks import codebooks
+from assets.clusters.codebooks import CodebooksConfig, clustering_job, codebooks
 from assets.clusters.item_embeddings import item_embeddings
-from assets.clusters.quantiser_comparison import METHODS, quantiser_comparison
+from assets.clusters.quantiser_comparison import METHODS, ComparisonConfig, comparison_job, quantiser_comparison
 from assets.clusters.registration import REGISTERED
 from assets.clusters.semantic_ids import semantic_ids
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
+from ray_jobs import clustering
 from ray_jobs.codebook_artifacts import load_assessment, load_codebooks
 from ray_jobs.embedding_store import as_matrix
 from ray_jobs.semantic_id_maps import load_semantic_ids, read_semantic_ids
@@ -154,6 +155,16 @@ def test_an_rq_vae_is_a_matter_of_config(tables, materialize):
     wrong = materialize([codebooks], method="rq_magic")
     message = wrong.failure_data_for_node(codebooks.op.name).user_failure_data.description
     assert not wrong.success and "rq_kmeans, rq_vae" in message
+
+
+def test_knobs_of_the_rq_vae_reach_its_training_from_codebooks_and_comparison_alike(tables):
+    seed_embeddings(tables, anisotropic(num_items=60), "one")
+    knobs = {"batch_size": 77, "epochs": 3, "latent": 16, "levels": 2, "seed": 5}
+    job = comparison_job(ComparisonConfig(**knobs), tables, LocalRayJobs()).clustering
+    assert job == clustering_job(CodebooksConfig(**knobs), tables, LocalRayJobs())
+    training = clustering.rqvae_job(job, skipped=("i1",))
+    assert (training.batch_size, training.training.epochs, training.training.seed) == (77, 3, 5)
+    assert (training.quantiser.latent, training.quantiser.levels, training.skipped) == (16, 2, ("i1",))
 
 
 def test_quantisers_are_compared_on_the_same_embeddings(tables, materialize):

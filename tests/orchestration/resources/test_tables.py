@@ -45,6 +45,13 @@ def tables(request, tmp_path):
     )
 
 
+@pytest.mark.parametrize("ids", [[], ["a"], ["a", "c", "none"]])
+def test_rows_with_one_of_some_values(tables, ids):
+    tables.write(TABLE, pa.concat_tables([rows("a", "b"), rows("c", day="2026-01-02")]), "v1")
+    assert sorted(tables.read(TABLE, ["id"], [("id", "in", ids)])["id"].to_pylist()) == [i for i in ids if i != "none"]
+    assert tables.read(TABLE, ["id"], [("day", "in", ["2026-01-02"])])["id"].to_pylist() == ["c"]
+
+
 def test_what_is_written_is_read_with_types_and_version(tables):
     data = rows("a", "b")
     assert tables.write(TABLE, data, "v1") == ("v1", 2, True)
