@@ -1,6 +1,8 @@
 """The ledger's engine: made and migrated once a process, on SQLite or PostgreSQL."""
 
 import functools
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,23 @@ def _with_driver(url: str) -> sa.URL:
     return parsed
 
 
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turns a SQLite file's write-ahead log on, waiting for its turn.
+
+    SQLite does not call its busy handler for this switch: of several that open a new file at once, all but one would
+    be refused immediately, whatever their time-out.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def _tune_sqlite(engine: sa.Engine) -> None:
     """Readers beside one writer, writers wait for each other, and transactions that cover DDL too."""
 
@@ -29,8 +48,9 @@ def _tune_sqlite(engine: sa.Engine) -> None:
     def connected(connection: Any, _: Any) -> None:
         # Python's sqlite3 would begin transactions itself, late and not before DDL.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", f"busy_timeout={BUSY_SECONDS * 1000}", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        _use_wal(connection)
 
     @sa.event.listens_for(engine, "begin")
     def began(connection: sa.Connection) -> None:

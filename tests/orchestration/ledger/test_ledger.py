@@ -1,5 +1,6 @@
 """The ledger on SQLite and PostgreSQL: schema, append-only records, and that writing twice writes once."""
 
+import concurrent.futures
 import dataclasses
 import datetime as dt
 import threading
@@ -205,6 +206,19 @@ def test_sqlite_is_in_wal_mode_with_a_busy_timeout(tmp_path):
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
     engine.dispose()
+
+
+def test_many_may_open_a_new_ledger_at_once(tmp_path):
+    def first_use(n):
+        # A lone switch to the write-ahead log collides once in some hundred attempts: thirty files, eight openers.
+        engine = make_engine(f"sqlite:///{tmp_path}/ledger{n % 30}.db")
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (x)")
+        engine.dispose()
+        return n
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(first_use, sorted(range(240), key=lambda n: n % 30)))) == 240
 
 
 def test_a_database_that_does_not_answer_is_named_without_its_password():
