@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from models.semantic_ids.kmeans import fit_kmeans, nearest
+from models.semantic_ids.kmeans import fit_kmeans, nearest, nearest_first
 from models.semantic_ids.spec import QuantiserConfig, SemanticIdSpec, check_dimension, check_vectors
 from models.semantic_ids.transform import Whitening, fit_whitening
 
@@ -99,6 +99,15 @@ class ResidualKMeans:
         for level, (centroids_KR, gain) in enumerate(zip(self.centroids, self.gains, strict=True)):
             codes[:, level], residual_NR = self._step(residual_NR, centroids_KR, gain)
         return codes
+
+    def last_codes(self, x_ND: np.ndarray, num: int) -> np.ndarray:
+        """See `Quantiser.last_codes`."""
+        codes_NL = self.encode(x_ND)
+        residual_NR = self.whitening.apply(x_ND)
+        for level, (centroids_KR, gain) in enumerate(zip(self.centroids[:-1], self.gains[:-1], strict=True)):
+            residual_NR = residual_NR - gain * centroids_KR[codes_NL[:, level]]
+        points_NR = _directions(residual_NR) if self.unit_residuals else residual_NR
+        return nearest_first(points_NR, self.centroids[-1], num)
 
     def _step(self, residual_NR: np.ndarray, centroids_KR: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray]:
         code_N = nearest(_directions(residual_NR) if self.unit_residuals else residual_NR, centroids_KR)

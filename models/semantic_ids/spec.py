@@ -121,7 +121,7 @@ class QuantiserConfig:
     widths: tuple[int, ...] = ()
     max_width: int = 1024
     components: int = 128
-    whitening: float = 0.5
+    whitening: float = 0.25
 
     def __post_init__(self) -> None:
         if self.widths and len(self.widths) != self.levels:
