@@ -8,14 +8,20 @@ from typing import NamedTuple
 
 
 class Timing(NamedTuple):
-    """Seconds of the repeats of one contender."""
+    """Seconds of the repeats of one contender, and what the process computed in them: waiting for a core is none."""
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
         """Median of the repeats."""
         return statistics.median(self.seconds)
+
+    @property
+    def cpu(self) -> float:
+        """Median of the process's CPU seconds."""
+        return statistics.median(self.cpu_seconds)
 
     def text(self, amount: float, unit: str) -> str:
         """``amount`` of ``unit`` a second, with the slowest and the fastest repeat."""
@@ -33,12 +39,14 @@ def alternate(contenders: Mapping[str, Callable[[], object]], repeats: int) -> d
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeats):
         for name in list(contenders) if turn % 2 == 0 else reversed(list(contenders)):
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             contenders[name]()
             seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+            cpu[name].append(time.process_time() - computed)
+    return {name: Timing(tuple(taken), tuple(cpu[name])) for name, taken in seconds.items()}
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ class CodebooksConfig(dg.Config):
     widths: list[int] = pydantic.Field(default_factory=list, description="Codes of each level; by rule when empty.")
     max_width: int = pydantic.Field(1024, ge=1, description="Largest width that the rule chooses.")
     whitening: float = pydantic.Field(0.25, ge=0, le=1, description="0 leaves the space as it is, 1 whitens fully.")
-    components: int = pydantic.Field(128, ge=1, description="Largest number of principal directions.")
+    components: int = pydantic.Field(256, ge=1, description="Largest number of principal directions.")
     unit_residuals: bool = pydantic.Field(True, description="rq_kmeans: cluster directions of residuals.")
     balance: float = pydantic.Field(0.0, ge=0, description="rq_kmeans: most items of a code, in even shares; 0: any.")
     hidden: list[int] = pydantic.Field([256, 128], description="rq_vae: hidden layers of the encoder.")

@@ -2,7 +2,7 @@
 
 After RQ-KMeans of OneRec (arXiv 2506.13695) and RK-Means of GRID (residuals normalised). Here a level clusters the
 *directions* of the residuals and one gain a level brings the centroid back to scale. Without that, the few items with
-large residuals draw most codes of the deep levels, and half of the catalogue ends up in shared codes.
+large residuals draw more codes of the deep levels than their share, and codes are used less evenly.
 
 Shape letters: N items, D embedding, R components of the quantiser's space, L levels, K codes of a level.
 """
@@ -37,7 +37,7 @@ class ResidualKMeansConfig(QuantiserConfig):
 
     unit_residuals: bool = True
     balance: float = 0.0
-    num_restarts: int = 3
+    num_restarts: int = 1
     max_iterations: int = 100
     max_fit_items: int = 500_000
     points_per_code: int = 256
