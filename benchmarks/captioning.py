@@ -139,7 +139,8 @@ def main() -> None:
     if equal < MIN_EQUAL:
         raise SystemExit(f"Fewer than {MIN_EQUAL:.0%} of the texts are equal: nothing is timed.")
     tokens = sum(len(ids) for ids in ours.tokenizer(texts)["input_ids"])
-    timed = alternate(run, said.repeats)
+    run["llama.cpp"]()
+    timed = alternate(run, said.repeats, warm_up=False)
     for name, timing in timed.items():
         ratio, computed = timing.median / timed["belvedere"].median, timing.cpu / timed["belvedere"].cpu
         print(
