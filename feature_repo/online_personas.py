@@ -16,7 +16,7 @@ from feast.errors import FeatureViewNotFoundException
 from feature_repo import online
 from feature_repo.entities import item, user
 from feature_repo.latest import REMOVED
-from feature_repo.sources import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from feature_repo.sources import CREATED_TIMESTAMP, EVENT_TIMESTAMP, user_persona_text_pushed
 from feature_repo.views import user_persona_text
 from models.personas.freshness import Event, ServedPersona
 
@@ -49,7 +49,7 @@ class OnlinePersonas:
         try:
             store.get_feature_view(VIEW)
         except FeatureViewNotFoundException:
-            store.apply([user, item, user_persona_text.batch_source, user_persona_text])
+            store.apply([user, item, user_persona_text_pushed, user_persona_text])
 
     def look_up(self, user_id: str, most_events: int) -> tuple[ServedPersona | None, list[Event]]:
         """See `PersonaStore.look_up`. Before the lineage has published anything, nobody has a history."""
@@ -81,7 +81,7 @@ class OnlinePersonas:
 
     def write(self, personas: Sequence[ServedPersona]) -> None:
         """See `PersonaStore.write`."""
-        values = {
+        values: dict[str, list[Any]] = {
             "persona": [p.persona for p in personas],
             "interests": [json.dumps(p.interests) for p in personas],
             "explorations": [json.dumps(p.explorations) for p in personas],

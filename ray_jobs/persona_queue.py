@@ -230,7 +230,7 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
                     sa.type_coerce(sa.func.min(unfinished), UtcTimestamp()),
                 )
             ).one()
-        waiting, due, leased, failed, since = row
+        waiting, due, leased, failed, since = tuple(row)
         oldest = (now - since).total_seconds() if since is not None else 0.0
         return Stats(waiting, due, leased, failed, max(oldest, 0.0))
 
