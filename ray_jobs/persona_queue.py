@@ -111,6 +111,8 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
             return self._enqueue(connection, wanted, now)
         other = (row.clusters, row.persona_version) != (wanted.clusters, wanted.persona_version)
         again = row.finished is not None and row.finished <= now - dt.timedelta(seconds=self.again_after_seconds)
+        # It was served and is no more: the online store has lost it.
+        lost = wanted.reason == "missing" and row.outcome in SERVED
         if row.state in ("queued", "leased"):
             if not other:
                 return False
@@ -118,7 +120,7 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
             changed = {"clusters": wanted.clusters, "persona_version": wanted.persona_version}
             changed |= {"generation": row.generation + 1} if row.state == "leased" else {}
             new = row.state == "leased"
-        elif other or (row.state == "done" and again):
+        elif other or (row.state == "done" and (again or lost)):
             changed, new = opened | {"generation": row.generation + 1}, True
         else:
             return False

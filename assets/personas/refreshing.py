@@ -128,7 +128,7 @@ def reader_config(
     """
     from ray_jobs import persona_serving
 
-    shared = _shared(tables, features, ledger, language_model, text_encoder, config or RefreshConfig())
+    shared = _shared(tables, features, ledger, language_model, text_encoder, config or RefreshConfig.model_validate({}))
     kept = ("interests", "persona_version", "freshness", "queue", "store")
     catalogue = persona_serving.load_catalogue(tables.warehouse())
     return persona_serving.Config(catalogue=catalogue, **{k: shared[k] for k in kept})

@@ -27,7 +27,7 @@ def drain_persona_queue(
         context.log.info(f"{job.queue.replay():,} dead letters are queued again.")
     if config.warm:
         context.log.info(f"{ask_for_written(tables, job):,} users of personas/user_personas are queued.")
-    counts: dict[str, int] = {}
+    counts: dict[str, int | float] = {}
     try:
         counts = ray_jobs.run(context, "persona_refresh", job).counts._asdict()
     finally:

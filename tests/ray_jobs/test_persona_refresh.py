@@ -1,6 +1,7 @@
 """Workers that refresh personas: what they ask the model for, what they serve, and what becomes of the rest."""
 
 import datetime as dt
+import json
 import time
 
 import polars as pl
@@ -12,7 +13,7 @@ from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
 from ray_jobs.language.engine import EngineUnavailableError
 from ray_jobs.persona_queue import PERSONA_REFRESH
-from ray_jobs.persona_refresh import PersonaRefresher
+from ray_jobs.persona_refresh import Config, Counts, PersonaRefresher, Result
 from ray_jobs.refresh_queue import Wanted
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, PERSONA_VERDICTS, REFRESHED_PERSONAS
@@ -86,6 +87,13 @@ def test_only_users_whose_clusters_changed_are_written_anew(stage):
     third = stage.drain()
     assert (third.unchanged, third.refreshed) == (5, 1) and third.llm_calls > 0
     assert stage.served()["u0"].clusters != served["u0"].clusters
+
+
+def test_config_and_result_travel_as_json(stage):
+    config = stage.worker(safety=SafetyConfig(terms={"a": ("b",)}, categories=("c",))).config
+    assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+    result = Result(counts=Counts(leased=3, refreshed=2))
+    assert Result.model_validate(result.model_dump(mode="json")) == result
 
 
 def test_a_text_that_was_paid_for_is_served_again_without_the_model(stage):

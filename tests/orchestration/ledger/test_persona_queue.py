@@ -65,6 +65,10 @@ def test_a_finished_refresh_is_asked_for_again_when_clusters_change_or_time_has_
     (lease,) = queue.lease(1, "w", 60, NOW)
     assert queue.complete([(lease, REFRESHED, "")], NOW) == [True]
     assert queue.enqueue([A], later(10)) == [False], "it was just made"
+    assert queue.enqueue([A._replace(reason="missing")], later(10)) == [True], "the online store has lost it"
+    (lease,) = queue.lease(1, "w", 60, later(10))
+    queue.complete([(lease, UNSAFE, "")], later(10))
+    assert queue.enqueue([A._replace(reason="missing")], later(10)) == [False], "it was never served"
     assert queue.enqueue([A._replace(clusters="c2")], later(10)) == [True]
     (lease,) = queue.lease(1, "w", 60, later(10))
     assert lease.clusters == "c2" and lease.attempts == 1
