@@ -21,7 +21,7 @@ from models.personas.freshness import FreshnessConfig, ServedPersona
 from models.personas.safety import SafetyConfig
 from ray_jobs.actors import RESTARTS
 from ray_jobs.entrypoint import serve_pipes
-from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError, LanguageEngine, Usage, load_engine
+from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError, LanguageEngine, Usage
 from ray_jobs.persona_batches import LeasedUsers
 from ray_jobs.persona_leases import Holding, Value, patiently
 from ray_jobs.persona_prompts import NEVER_ANSWERED
@@ -108,6 +108,7 @@ class PersonaRefresher:
         config: The job's knobs.
         number: Which of the job's workers this is; a worker that is started again takes its leases over.
         engine: A loaded engine; loads the configured one when the first text is to be written.
+        threads: CPU threads of an in-process model; 0 leaves them as they are.
     """
 
     def __init__(self, config: Config, number: int = 0, engine: LanguageEngine | None = None, threads: int = 0):
@@ -280,8 +281,8 @@ class PersonaRefresher:
 
     def _loaded(self) -> PersonaWriter:
         if self.writer is None:
-            self.engine = self.engine or load_engine(self.config.writing.engine)
             self.writer = PersonaWriter(self.config.writing, self.engine, self.threads)
+            self.engine = self.writer.engine
         return self.writer
 
     def _usage(self) -> Usage:
