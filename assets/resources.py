@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ray_jobs.artifacts import ArtifactStore
     from ray_jobs.interpretation.interpreter import InterpreterConfig
     from ray_jobs.language.engine import LanguageEngineConfig
+    from ray_jobs.persona_queue import PersonaQueue
+    from ray_jobs.persona_store import StoreConfig
     from ray_jobs.text_encoding import TextEncoderConfig
 
 PROCESS_TAG = "belvedere/process"
@@ -236,6 +238,10 @@ class Features(dg.ConfigurableResource, ABC):
         """
 
     @abstractmethod
+    def persona_store(self) -> "StoreConfig":
+        """How a job reaches the online store of personas."""
+
+    @abstractmethod
     def online_store_name(self) -> str:
         """Which online store this is, without secrets."""
 
@@ -250,6 +256,10 @@ class Ledger(dg.ConfigurableResource, ABC):
     @abstractmethod
     def session(self) -> Any:
         """A context manager that yields a SQLAlchemy session and commits at its end."""
+
+    @abstractmethod
+    def persona_queue(self) -> "PersonaQueue":
+        """The queue of persona refreshes, as a plain value that a Ray job's config can carry; its table is there."""
 
     @abstractmethod
     def record_candidate(self, record: "CandidateRecord") -> bool:

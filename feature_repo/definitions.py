@@ -23,11 +23,22 @@ from feature_repo.views import (
     item_semantic_ids,
     user_activity,
     user_persona,
+    user_persona_text,
     user_vista,
 )
 
 ENTITIES: list[Entity] = [user, item]
-VIEWS: list[FeatureView] = [item_popularity, item_captions, item_semantic_ids, user_activity, user_persona, user_vista]
+VIEWS: list[FeatureView] = [
+    item_popularity,
+    item_captions,
+    item_semantic_ids,
+    user_activity,
+    user_persona,
+    user_persona_text,
+    user_vista,
+]
+# Written row by row while the platform serves; no publication stands behind them.
+PUSHED = {user_persona_text.name}
 SERVICES: list[FeatureService] = [
     ranker_popularity_v1,
     ranker_item_knn_v1,
@@ -41,13 +52,16 @@ SERVICES: list[FeatureService] = [
 def bound(publications: Mapping[str, Publication]) -> list[Any]:
     """Returns the objects to apply: views read the published versions, and say which in their tags.
 
-    Views that are not published yet are left out, and so are the services that need them.
+    Views that are not published yet are left out, and so are the services that need them. Pushed views are always in.
 
     Args:
         publications: What is published, by view.
     """
     made: dict[str, FeatureView] = {}
     for view in VIEWS:
+        if view.name in PUSHED:
+            made[view.name] = view
+            continue
         if (publication := publications.get(view.name)) is None:
             continue
         version = {"version": publication.version}

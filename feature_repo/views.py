@@ -98,6 +98,28 @@ user_persona = FeatureView(
     ],
 )
 
+user_persona_text = FeatureView(
+    name="user_persona_text",
+    entities=[user],
+    ttl=NO_EXPIRY,
+    online=True,
+    source=sources.user_persona_text_pushed,
+    description="The user's persona as requests read it. Written by refreshes, not published from a table.",
+    owner=PERSONALIZATION,
+    tags={"owner": PERSONALIZATION, "pii": "true"},
+    schema=[
+        Field(name="persona", dtype=String, description="The persona in natural language."),
+        Field(name="interests", dtype=String, description="Existing interests with their evidence, as JSON."),
+        Field(name="explorations", dtype=String, description="Novel interests, as JSON."),
+        Field(name="clusters", dtype=String, description="Digest of the clusters that it was written for."),
+        Field(name="content_key", dtype=String, description="Its text in the store."),
+        Field(name="persona_version", dtype=String, description="Codebooks, prompt, model and parameters."),
+        Field(name="written_ms", dtype=Int64, description="When it was written or confirmed: milliseconds of 1970."),
+        # The key, too: there is no published file to read its type from.
+        Field(name="user_id", dtype=String, description="User."),
+    ],
+)
+
 user_vista = FeatureView(
     name="user_vista",
     entities=[user],

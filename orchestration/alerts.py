@@ -39,7 +39,8 @@ class Alert:
     """One problem.
 
     Attributes:
-        kind: ``run_failure``, ``check``, ``freshness``, ``quarantine``, ``queue`` or ``daemon``.
+        kind: ``run_failure``, ``check``, ``freshness``, ``quarantine``, ``queue``,
+            ``personas`` or ``daemon``.
         severity: ``error`` or ``warning``.
         owner: Who has to act, e.g. ``team:ranking``.
         asset: Asset, or ``job <name>`` or ``platform``.

@@ -14,6 +14,7 @@ be_quiet()
 def defs() -> dg.Definitions:
     """The code location ``belvedere``."""
     from orchestration.jobs import JOBS
+    from orchestration.persona_watch import persona_sensor
     from orchestration.resources.choice import resources
     from orchestration.schedules import schedules
     from orchestration.sensors import sensors
@@ -30,7 +31,7 @@ def defs() -> dg.Definitions:
         asset_checks=dg.load_asset_checks_from_package_module(assets),
         jobs=JOBS,
         schedules=schedules(JOBS, settings),
-        sensors=sensors(settings),
+        sensors=[*sensors(settings), persona_sensor(settings)],
         resources=resources(settings),
         executor=dg.in_process_executor,
     )

@@ -5,6 +5,7 @@ import datetime as dt
 import dagster as dg
 
 from orchestration.alerts import DeliveryError, channel_of, raise_alert, redeliver
+from orchestration.persona_watch import persona_looks
 from orchestration.resources.ledger import ledger_twin
 from orchestration.settings import Settings
 from orchestration.watch import Cursor, Directory, failed_run, looks
@@ -36,14 +37,18 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         name="alerts",
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=60,
-        description="Sends alerts about failed checks, assets that are too old, a growing quarantine and "
-        "runs that wait too long, and sends again what could not be delivered.",
+        description="Sends alerts about failed checks, assets that are too old, a growing quarantine, runs and "
+        "persona refreshes that wait too long, and sends again what could not be delivered.",
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         now = dt.datetime.now(dt.UTC)
         cursor = Cursor.read(context.cursor)
         directory = Directory(context.repository_def.asset_graph, settings)  # type: ignore[union-attr]
-        outcomes = [raise_alert(ledger, channel, a, now=now) for a in looks(context.instance, directory, cursor, now)]
+        found = [
+            *looks(context.instance, directory, cursor, now),
+            *persona_looks(ledger, directory, cursor.personas, now),
+        ]
+        outcomes = [raise_alert(ledger, channel, alert, now=now) for alert in found]
         context.update_cursor(cursor.text())
         try:
             sent = redeliver(ledger, channel, now=now)

@@ -35,12 +35,20 @@ class Limits:
         queued: A run has been waiting for so long.
         quarantine_rows: So many more rows in quarantine than at the last look ...
         quarantine_share: ... and at least this share more.
+        persona_wait: A persona refresh has been waiting for so long.
+        dead_refreshes: So many persona refreshes more were given up than when it was last told.
+        stale_share: More than this share of the users has a stale persona ...
+        stale_users: ... and there are at least so many users.
     """
 
     silent: dt.timedelta = dt.timedelta(hours=30)
     queued: dt.timedelta = dt.timedelta(minutes=30)
     quarantine_rows: int = 100
     quarantine_share: float = 0.2
+    persona_wait: dt.timedelta = dt.timedelta(hours=1)
+    dead_refreshes: int = 10
+    stale_share: float = 0.5
+    stale_users: int = 20
 
 
 LIMITS = Limits()
@@ -334,6 +342,7 @@ class Cursor:
 
     checks: dict[str, int] = dataclasses.field(default_factory=dict)
     quarantine: dict[str, int] = dataclasses.field(default_factory=dict)
+    personas: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":

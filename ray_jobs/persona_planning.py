@@ -53,10 +53,11 @@ def _frame(warehouse: Warehouse, table: Any, columns: list[str], filters: Any = 
     return frame
 
 
-def count_activity(warehouse: Warehouse) -> pl.DataFrame:
-    """Events and likes of every user, counted part by part: ``user_id``, ``events``, ``likes``."""
+def count_activity(warehouse: Warehouse, user_ids: list[str] | None = None) -> pl.DataFrame:
+    """Events and likes of every user, or of some, counted part by part: ``user_id``, ``events``, ``likes``."""
     parts = []
-    for part in warehouse.batches(SPLITS, ["user_id", "label", "sampled"]):
+    wanted = None if user_ids is None else pc.field("user_id").isin(pa.array(user_ids, pa.string()))
+    for part in warehouse.batches(SPLITS, ["user_id", "label", "sampled"], wanted):
         frame = pl.DataFrame(part).filter(~pl.col("sampled"))
         likes = (pl.col("label") == 1).sum().alias("likes")
         parts.append(frame.group_by("user_id").agg(pl.len().alias("events"), likes))
@@ -111,6 +112,7 @@ def make_plan(
     token_budget: int,
     max_new_tokens: int,
     identity: dict[str, Any],
+    user_ids: list[str] | None = None,
 ) -> Plan:
     """Plans the personas of the most active users that a token budget covers.
 
@@ -124,8 +126,9 @@ def make_plan(
         token_budget: Tokens, estimated.
         max_new_tokens: Token limit of an answer.
         identity: Whatever else decides the text: prompts, model, parameters.
+        user_ids: Users that are looked at; all by default.
     """
-    activity = count_activity(warehouse)
+    activity = count_activity(warehouse, user_ids)
     eligible = eligible_users(activity, interests)
     # No user costs less than this, so more users need not be read.
     least = estimated_tokens(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]), max_new_tokens)

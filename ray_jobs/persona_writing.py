@@ -36,10 +36,12 @@ from ray_jobs.persona_prompts import (
 from ray_jobs.progress import Progress
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_DEAD_LETTERS, PERSONA_STORE, USER_PERSONAS
 from ray_jobs.text_encoding import TextEncoderConfig
-from ray_jobs.warehouse import Warehouse
+from ray_jobs.warehouse import Table, Warehouse
 
 NO_REPEAT_NGRAM = 3
 APPEND_ONLY = "append-only"
+# Above what any users cost, and within what a row count can be.
+ANY_COST = 10**12
 
 
 class Config(pydantic.BaseModel, frozen=True):
@@ -212,14 +214,30 @@ def known_keys(warehouse: Warehouse, keys: list[str]) -> pl.DataFrame:
     return pl.concat(found).unique()
 
 
+def make_stores(warehouse: Warehouse, *tables: Table) -> None:
+    """Makes tables that actors append to, once: two that create one at the same time would conflict."""
+    for table in tables:
+        if not warehouse.exists(table):
+            warehouse.write(table, table.schema.empty_table(), version=APPEND_ONLY)
+
+
+def resources_of(config: Config) -> tuple[float, float]:
+    """CPUs and GPUs of an actor that writes, on the cluster at hand."""
+    import ray
+
+    most = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
+    cpus = config.cpus_per_actor or (0.5 if config.engine.kind == "openai" else min(2.0, most))
+    on_gpu = config.engine.kind == "transformers" and config.engine.device == "cuda"
+    gpus = config.gpus_per_actor or (1.0 if on_gpu else 0.0)
+    return cpus, gpus
+
+
 def write_missing(config: Config, plan: Plan) -> tuple[Usage, float]:
     """Writes what of the plan is neither in the store nor among the dead letters.
 
     Returns:
         What was spent, and the share of the plan's contents that were there already.
     """
-    import ray
-
     wanted = plan.users.select("content_key", "request").unique("content_key", maintain_order=True)
     missing = wanted.join(
         known_keys(config.warehouse, wanted["content_key"].to_list()),
@@ -230,14 +248,8 @@ def write_missing(config: Config, plan: Plan) -> tuple[Usage, float]:
     spent = Usage()
     if not missing.height:
         return spent, 1.0
-    for table in (PERSONA_STORE, PERSONA_DEAD_LETTERS):
-        # Made here, once: two actors that create a table at the same time would conflict.
-        if not config.warehouse.exists(table):
-            config.warehouse.write(table, table.schema.empty_table(), version=APPEND_ONLY)
-    most = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
-    cpus = config.cpus_per_actor or (0.5 if config.engine.kind == "openai" else min(2.0, most))
-    on_gpu = config.engine.kind == "transformers" and config.engine.device == "cuda"
-    gpus = config.gpus_per_actor or (1.0 if on_gpu else 0.0)
+    make_stores(config.warehouse, PERSONA_STORE, PERSONA_DEAD_LETTERS)
+    cpus, gpus = resources_of(config)
     size = config.users_per_batch
     blocks = [missing.slice(i, size).to_arrow() for i in range(0, missing.height, size)]
     arguments = (config, None, max(int(cpus), 1))
@@ -256,8 +268,9 @@ def write_missing(config: Config, plan: Plan) -> tuple[Usage, float]:
 
 def assemble(config: Config, plan: Plan) -> pl.DataFrame:
     """Plan and store as rows of `USER_PERSONAS`, still without embeddings; users without a text are left out."""
+    wanted = pc.field("content_key").isin(pa.array(plan.users["content_key"].to_list(), pa.string()))
     store = (
-        pl.DataFrame(config.warehouse.read(PERSONA_STORE))
+        pl.DataFrame(config.warehouse.read(PERSONA_STORE, filters=wanted))
         if config.warehouse.exists(PERSONA_STORE)
         else pl.DataFrame(PERSONA_STORE.schema.empty_table())
     )
@@ -287,22 +300,33 @@ def assemble(config: Config, plan: Plan) -> pl.DataFrame:
     )
 
 
-def run(config: Config) -> Result:
-    """Writes `PERSONA_STORE`, `PERSONA_DEAD_LETTERS`, `USER_PERSONAS` and `PERSONA_COVERAGE`."""
+def plan_personas(config: Config, user_ids: list[str] | None = None) -> Plan:
+    """What the job asks the model for.
+
+    Args:
+        config: The job's knobs.
+        user_ids: Users whose personas are planned whatever they cost; by default all that the budget covers.
+    """
     identity = {
         "prompts": prompts_digest(),
         "engine": config.engine.identity,
         "max_new_tokens": config.max_new_tokens,
         "code": config.code_version,
     }
-    plan = make_plan(
+    return make_plan(
         config.warehouse,
         interests=config.interests,
         exploration=config.exploration,
-        token_budget=config.token_budget,
+        token_budget=config.token_budget if user_ids is None else ANY_COST,
         max_new_tokens=config.max_new_tokens,
         identity=identity,
+        user_ids=user_ids,
     )
+
+
+def run(config: Config) -> Result:
+    """Writes `PERSONA_STORE`, `PERSONA_DEAD_LETTERS`, `USER_PERSONAS` and `PERSONA_COVERAGE`."""
+    plan = plan_personas(config)
     spent, hit_rate = write_missing(config, plan)
     rows = assemble(config, plan)
     embedded = embed(config.warehouse, config.encoder, rows["persona"].to_list(), stage="persona embeddings")

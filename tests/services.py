@@ -8,6 +8,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -40,13 +41,13 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, folder: Path) -> Iterator[None]:
+def _running(command: list[str], port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         _wait_for(port, process, log)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(30)
@@ -69,44 +70,78 @@ def postgres_server() -> Iterator[str]:
 
 
 def _postgres(folder: Path) -> Iterator[str]:
-    port = free_port()
-    as_owner: list[str] = []
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_owner = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    made = subprocess.run(
-        [
-            *as_owner,
-            _postgres_binary("initdb"),
-            "-D",
-            str(folder / "data"),
-            "-U",
-            "belvedere",
-            "--auth=trust",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-        ],
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
-    if made.returncode:
-        raise RuntimeError(f"initdb failed:\n{made.stderr[-2000:]}")
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "fsync": "off",
-        "synchronous_commit": "off",
-        "full_page_writes": "off",
-        "max_connections": "200",
-    }
-    command = [*as_owner, _postgres_binary("postgres"), "-D", str(folder / "data"), "-p", str(port)]
-    for name, value in settings.items():
-        command += ["-c", f"{name}={value}"]
-    with _running(command, port, folder):
-        yield f"postgresql://belvedere@127.0.0.1:{port}"
+    server = PostgresServer(folder)
+    with server.running():
+        yield server.url
+
+
+class PostgresServer:
+    """A PostgreSQL of its own that can be killed and started again.
+
+    Args:
+        folder: Where its data is.
+        settings: Server settings beside those that make it fast.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str] | None = None):
+        self.folder, self.port, self.as_owner = folder, free_port(), []
+        self.url = f"postgresql://belvedere@127.0.0.1:{self.port}"
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self.as_owner = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        made = subprocess.run(
+            [
+                *self.as_owner,
+                _postgres_binary("initdb"),
+                "-D",
+                str(folder / "data"),
+                "-U",
+                "belvedere",
+                "--auth=trust",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ],
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        if made.returncode:
+            raise RuntimeError(f"initdb failed:\n{made.stderr[-2000:]}")
+        self.settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "max_connections": "200",
+        } | (settings or {})
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Runs the server; it takes connections."""
+        import psycopg
+
+        command = [*self.as_owner, _postgres_binary("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        for name, value in self.settings.items():
+            command += ["-c", f"{name}={value}"]
+        deadline = time.monotonic() + STARTS_WITHIN
+        with _running(command, self.port, self.folder) as self.process:
+            while True:
+                try:
+                    psycopg.connect(f"{self.url}/postgres").close()
+                    break
+                except psycopg.OperationalError:  # It listens before it takes connections.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+            yield
+
+    def kill(self) -> None:
+        """Kills the server and all its processes with SIGKILL."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
 
 
 @pytest.fixture
@@ -115,15 +150,7 @@ def postgres_url(postgres_server, request) -> Iterator[str]:
     import psycopg
 
     name = f"test_{abs(hash(request.node.nodeid))}"
-    deadline = time.monotonic() + STARTS_WITHIN
-    while True:
-        try:
-            admin = psycopg.connect(f"{postgres_server}/postgres", autocommit=True)
-            break
-        except psycopg.OperationalError:  # It listens before it takes connections.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    admin = psycopg.connect(f"{postgres_server}/postgres", autocommit=True)
     with admin:
         admin.execute(f'CREATE DATABASE "{name}"')
         yield f"{postgres_server}/{name}"

@@ -1,5 +1,7 @@
 """User personas: inputs are splits, items and clusters; the version is theirs with model and prompts."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 import pydantic
 
@@ -12,6 +14,12 @@ from models.identity import version_of
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, USER_PERSONAS
+
+if TYPE_CHECKING:
+    from models.personas.exploration import ExplorationConfig
+    from models.personas.interests import InterestConfig
+    from ray_jobs.language.engine import LanguageEngineConfig
+    from ray_jobs.text_encoding import TextEncoderConfig
 
 CODE_VERSION = "2"
 
@@ -70,16 +78,7 @@ def user_personas(
     interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests"}))
     exploration = ExplorationConfig(num_anchors=config.num_explorations)
     budget = config.token_budget or language_model.persona_token_budget
-    persona_version = version_of(
-        ids=tables.version(SEMANTIC_IDS),
-        profiles=tables.version(CLUSTER_PROFILES),
-        prompts=prompts_digest(),
-        engine=engine.identity,
-        encoder=encoder.identity,
-        interests=interests,
-        exploration=exploration,
-        code=CODE_VERSION,
-    )
+    persona_version = version_in_force(tables, engine, encoder, interests, exploration)
     version = version_of(
         personas=persona_version, splits=tables.version(SPLITS), items=tables.version(ITEMS), budget=budget
     )
@@ -118,6 +117,28 @@ def user_personas(
             "prompts": prompts_digest(),
             "samples": sample_personas(data),
         },
+    )
+
+
+def version_in_force(
+    tables: Tables,
+    engine: "LanguageEngineConfig",
+    encoder: "TextEncoderConfig",
+    interests: "InterestConfig",
+    exploration: "ExplorationConfig",
+) -> str:
+    """Version of the personas that these models and knobs write from the tables as they are."""
+    from ray_jobs.persona_prompts import prompts_digest
+
+    return version_of(
+        ids=tables.version(SEMANTIC_IDS),
+        profiles=tables.version(CLUSTER_PROFILES),
+        prompts=prompts_digest(),
+        engine=engine.identity,
+        encoder=encoder.identity,
+        interests=interests,
+        exploration=exploration,
+        code=CODE_VERSION,
     )
 
 

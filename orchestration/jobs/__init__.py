@@ -9,6 +9,7 @@ from orchestration.jobs.content_ablation import content_ablation
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
 from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, rematerialize_failed
+from orchestration.jobs.refresh_personas import refresh_personas
 from orchestration.jobs.rollback_model import rollback_model
 
 JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
@@ -22,6 +23,7 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     replay_dead_letters,
     content_ablation,
     compare_quantisers,
+    refresh_personas,
     promote_model,
     rollback_model,
 ]

@@ -7,31 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.dialects.postgresql import JSONB
 
+from ray_jobs.databases import UtcTimestamp
+from ray_jobs.persona_queue import PERSONA_REFRESH
+
 
 class AppendOnlyError(RuntimeError):
     """Somebody tried to change or remove a record that only may be appended."""
-
-
-class UtcTimestamp(sa.types.TypeDecorator[dt.datetime]):
-    """A moment in UTC. SQLite has no time zones: there it is stored without and read back with UTC."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
-        """Converts to UTC and refuses a moment without time zone."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("The ledger takes moments with a time zone only.")
-        moment = value.astimezone(dt.UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
-        """Gives the moment its time zone back."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
 Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -136,6 +117,13 @@ class Alert(Base):
     deliveries: orm.Mapped[int] = orm.mapped_column()
     claimed: orm.Mapped[dt.datetime] = orm.mapped_column(UtcTimestamp())
     delivered: orm.Mapped[dt.datetime | None] = orm.mapped_column(UtcTimestamp())
+
+
+class PersonaRefresh(Base):
+    """One user whose persona is to be written anew, or was. Workers lease it by `ray_jobs.persona_queue`."""
+
+    # Their very table, so that there is no second description of it to keep up.
+    __table__ = PERSONA_REFRESH.to_metadata(Base.metadata)
 
 
 APPEND_ONLY = (Promotion,)

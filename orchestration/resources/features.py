@@ -17,7 +17,10 @@ from feature_repo.publications import Publications
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+    from ray_jobs.persona_store import StoreConfig
+
 OFFLINE_STORE = "feature_repo.asof_offline_store.AsofDuckDBOfflineStore"
+PERSONA_STORE = "feature_repo.online_personas:connect"
 # Feast's newest; older ones confuse entities whose keys share a prefix.
 ENTITY_KEY_VERSION = 3
 
@@ -56,23 +59,31 @@ class FeastFeatures(Features):
         import feature_repo.definitions as repository
 
         self._prepare()
-        store = FeatureStore(
-            config=RepoConfig(
-                project=self.project,
-                provider="local",
-                entity_key_serialization_version=ENTITY_KEY_VERSION,
-                registry={"registry_type": "sql", "path": self.registry_url, "cache_ttl_seconds": 60},
-                online_store=self.online_config(),
-                offline_store={
-                    "type": OFFLINE_STORE,
-                    "storage_options": self.storage_options,
-                    "memory_limit": self.duckdb_memory_limit,
-                },
-            )
-        )
+        store = FeatureStore(config=RepoConfig(**self._repo_config()))
         published = {v.name: self.publications().current(v.name) for v in repository.VIEWS}
         store.apply(repository.bound({name: found for name, found in published.items() if found is not None}))
         return store
+
+    def persona_store(self) -> "StoreConfig":
+        """See `Features.persona_store`."""
+        from ray_jobs.persona_store import StoreConfig
+
+        self._prepare()
+        return StoreConfig(factory=PERSONA_STORE, options=self._repo_config())
+
+    def _repo_config(self) -> dict[str, Any]:
+        return {
+            "project": self.project,
+            "provider": "local",
+            "entity_key_serialization_version": ENTITY_KEY_VERSION,
+            "registry": {"registry_type": "sql", "path": self.registry_url, "cache_ttl_seconds": 60},
+            "online_store": self.online_config(),
+            "offline_store": {
+                "type": OFFLINE_STORE,
+                "storage_options": self.storage_options,
+                "memory_limit": self.duckdb_memory_limit,
+            },
+        }
 
     def _prepare(self) -> None:
         if self.registry_url.startswith("sqlite:///"):

@@ -10,6 +10,7 @@ import pydantic
 
 from assets.experiments.records import CandidateRecord, ExperimentRecord, Pointer, PromotionRecord
 from assets.resources import Ledger
+from ray_jobs.persona_queue import PersonaQueue
 
 
 def _now() -> dt.datetime:
@@ -44,6 +45,13 @@ class SqlLedger(Ledger):
 
         with orm.Session(ready_engine(self.url)) as session, session.begin():
             yield session
+
+    def persona_queue(self) -> PersonaQueue:
+        """See `Ledger.persona_queue`."""
+        from orchestration.ledger.database import ready_engine
+
+        ready_engine(self.url)
+        return PersonaQueue(url=self.url)
 
     def record_candidate(self, record: CandidateRecord) -> bool:
         """See `Ledger.record_candidate`."""

@@ -88,3 +88,35 @@ USER_PERSONAS = Table(
     ),
     primary_key=("user_id",),
 )
+
+REFRESHED_PERSONAS = Table(
+    "personas/refreshed_personas",
+    "one persona that a refresh wrote; append-only, the newest of a user is served",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("content_key", pa.string(), "Its text in the store."),
+        Column("persona", pa.string(), "The persona in natural language.", pii=True),
+        Column("interests", INTERESTS, "As in `personas/user_personas`."),
+        Column("explorations", EXPLORATIONS, "As in `personas/user_personas`."),
+        Column("clusters", pa.string(), "Digest of the clusters of the newest events that it was written for."),
+        Column("num_events", pa.int64(), "Events of the user that the persona saw."),
+        Column("persona_version", pa.string(), "Codebook version, prompt, model revision and parameters."),
+        Column("lease", pa.string(), "Row and fence of the lease that it was written under."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event that the persona saw, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id", "lease"),
+)
+
+PERSONA_VERDICTS = Table(
+    "personas/verdicts",
+    "what one safety filter said of one text; append-only",
+    (
+        Column("content_key", pa.string(), "The text in the store."),
+        Column("filter_version", pa.string(), "Terms, categories, and the classifier's prompt and model."),
+        Column("category", pa.string(), "Why the text is shown to nobody; empty: it is safe."),
+        Column("rule", pa.string(), "The term's number in its category, or `classifier`."),
+        CREATED,
+    ),
+    primary_key=("content_key", "filter_version"),
+)

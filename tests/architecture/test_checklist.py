@@ -174,12 +174,13 @@ def test_every_link_of_an_alert_leads_to_a_page():
 
 
 def test_every_kind_of_alert_is_in_the_runbook():
-    from orchestration import watch
+    from orchestration import persona_watch, watch
 
     page = (ROOT / "docs/how-to/runbooks/alerts.md").read_text()
-    tree = ast.parse(Path(watch.__file__).read_text())
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (watch, persona_watch)]
     kinds = {
         constant.value
+        for tree in trees
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "Alert"
         for argument in call.keywords
@@ -187,6 +188,6 @@ def test_every_kind_of_alert_is_in_the_runbook():
         for constant in ast.walk(argument.value)
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     }
-    assert kinds >= {"run_failure", "check", "freshness", "quarantine", "queue", "daemon"}
+    assert kinds >= {"run_failure", "check", "freshness", "quarantine", "queue", "personas", "daemon"}
     for kind in kinds:
         assert f"| `{kind}`" in page, kind

@@ -53,9 +53,10 @@ def test_bound_objects_read_the_published_version_and_say_so():
     objects = repository.bound(published(*[v.name for v in repository.VIEWS]))
     views = {o.name: o for o in objects if type(o).__name__ == "FeatureView"}
     services = [o for o in objects if type(o).__name__ == "FeatureService"]
-    assert len(views) == len(services) == 6
+    assert len(views) == 7 and len(services) == 6
     captions = views["item_captions"]
     assert captions.batch_source.path == "/data/item_captions/1"
+    assert "version" not in views["user_persona_text"].tags, "it is pushed row by row"
     assert captions.tags["version"] == "version-of-item_captions"
     assert captions.tags["content_version"] == "content-of-item_captions"
     assert "version" not in repository.item_captions.tags, "the definitions themselves stay as they are"
@@ -65,7 +66,12 @@ def test_what_is_not_published_is_left_out():
     objects = repository.bound(published("item_popularity", "user_activity"))
     services = {o.name for o in objects if type(o).__name__ == "FeatureService"}
     assert services == {f"ranker_{n}_v1" for n in ("popularity", "item_knn", "markov_chain", "dlrm")}
-    assert len(repository.bound({})) == 2
+    assert [o.name for o in repository.bound({})] == [
+        "user",
+        "item",
+        "user_persona_text_published",
+        "user_persona_text",
+    ]
 
 
 def test_the_training_set_has_every_feature_of_every_service():

@@ -7,9 +7,11 @@ import pytest
 
 from feature_repo import latest, online
 from feature_repo.versions import ContentVersionError, require_content_versions
+from models.personas.freshness import ServedPersona
 from orchestration.resources.choice import resources
 from orchestration.resources.features import LocalFeatures, RedisFeatures, features_twin
 from orchestration.settings import Settings
+from ray_jobs.persona_store import StoreConfig
 
 CREATED = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -149,10 +151,19 @@ def test_a_reader_refuses_other_content(features):
 def test_applying_twice_changes_nothing_and_reaches_a_second_process(features):
     put(features, "a", captions({"x": [1]}))
     first, second = features.store(), features.store()
-    assert [v.name for v in second.list_feature_views()] == ["item_captions"]
+    assert [v.name for v in second.list_feature_views()] == ["item_captions", "user_persona_text"]
     assert first.list_feature_views() == second.list_feature_views()
     assert tokens(second, "x") == [[1]]
     assert {e.name for e in second.list_entities()} >= {"item", "user"}
+
+
+def test_a_job_reaches_the_online_personas_by_configuration_alone(features):
+    features.store()
+    config = StoreConfig.model_validate_json(features.persona_store().model_dump_json())
+    persona = ServedPersona("u", "k", "Likes crime.", [{"cluster": 1}], [], "c", "v", NOW)
+    config.open().write([persona])
+    put(features, "a", captions({"x": [1]}))
+    assert config.open().look_up("u", 20) == (persona, []), "applying views again leaves what was pushed"
 
 
 def test_emptying_a_view_leaves_nothing(features):

@@ -1,0 +1,166 @@
+"""Personas between two materializations: what the workers of the queue and the readers of requests are told."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pydantic
+
+from assets.personas.user_personas import CODE_VERSION, PersonasConfig, version_in_force
+from assets.resources import Features, LanguageModel, Ledger, Tables, TextEncoder
+from ray_jobs.tables.personas import USER_PERSONAS
+
+if TYPE_CHECKING:
+    from ray_jobs import persona_refresh, persona_serving
+    from ray_jobs.persona_queue import PersonaQueue
+
+KEY = dg.AssetKey(["personas", "user_personas"])
+
+
+class RefreshConfig(PersonasConfig):
+    """Knobs of a drain. Those of the personas must be the asset's own, or readers take what it wrote for outdated."""
+
+    token_budget: int = pydantic.Field(0, ge=0, description="Tokens after which a worker leases no more; 0: no limit.")
+    window: int = pydantic.Field(20, ge=1, description="Newest events whose clusters are compared.")
+    max_age_days: float = pydantic.Field(7.0, gt=0, description="Age from which a persona is stale.")
+    lease_seconds: float = pydantic.Field(120.0, gt=0, description="How long the users of a lost worker wait.")
+    unsafe_terms: dict[str, list[str]] = pydantic.Field(
+        default_factory=dict, description="Terms by category, beside the default ones of models/personas/safety.py."
+    )
+    unsafe_categories: list[str] = pydantic.Field(
+        default_factory=list, description="What the language model may flag as well; empty: it is not asked."
+    )
+    warm: bool = pydantic.Field(False, description="First asks for every user of personas/user_personas.")
+    replay: bool = pydantic.Field(False, description="First queues the dead letters again.")
+
+
+def _shared(
+    tables: Tables,
+    features: Features,
+    ledger: Ledger,
+    language_model: LanguageModel,
+    text_encoder: TextEncoder,
+    config: RefreshConfig,
+) -> dict[str, Any]:
+    from models.personas.exploration import ExplorationConfig
+    from models.personas.freshness import FreshnessConfig
+    from models.personas.interests import InterestConfig
+
+    engine, encoder = language_model.engine(), text_encoder.encoder()
+    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests"}))
+    exploration = ExplorationConfig(num_anchors=config.num_explorations)
+    return {
+        "engine": engine,
+        "encoder": encoder,
+        "interests": interests,
+        "exploration": exploration,
+        "persona_version": version_in_force(tables, engine, encoder, interests, exploration),
+        "freshness": FreshnessConfig(window=config.window, max_age_seconds=config.max_age_days * 86_400),
+        "queue": ledger.persona_queue(),
+        "store": features.persona_store(),
+    }
+
+
+def refresh_config(
+    tables: Tables,
+    features: Features,
+    ledger: Ledger,
+    language_model: LanguageModel,
+    text_encoder: TextEncoder,
+    config: RefreshConfig,
+    owner: str,
+) -> "persona_refresh.Config":
+    """Config of the job that drains the queue.
+
+    Args:
+        tables: The warehouse.
+        features: Where personas are served from.
+        ledger: Where the queue is.
+        language_model: What writes.
+        text_encoder: Part of the version.
+        config: Knobs.
+        owner: Name of the drain.
+    """
+    from models.personas.safety import SafetyConfig
+    from ray_jobs import persona_refresh, persona_writing
+
+    shared = _shared(tables, features, ledger, language_model, text_encoder, config)
+    writing = persona_writing.Config(
+        warehouse=tables.warehouse(),
+        version="",
+        code_version=CODE_VERSION,
+        users_per_batch=config.users_per_batch,
+        num_actors=config.num_actors,
+        **{k: shared.pop(k) for k in ("engine", "encoder", "interests", "exploration", "persona_version")},
+    )
+    safety = SafetyConfig(
+        terms={category: tuple(terms) for category, terms in config.unsafe_terms.items()},
+        categories=tuple(config.unsafe_categories),
+    )
+    return persona_refresh.Config(
+        writing=writing,
+        owner=owner,
+        safety=safety,
+        token_budget=config.token_budget,
+        lease_seconds=config.lease_seconds,
+        **shared,
+    )
+
+
+def reader_config(
+    tables: Tables,
+    features: Features,
+    ledger: Ledger,
+    language_model: LanguageModel,
+    text_encoder: TextEncoder,
+    config: RefreshConfig | None = None,
+) -> "persona_serving.Config":
+    """Config of `ray_jobs.persona_serving.PersonaReader`, for whoever serves requests.
+
+    Make it again when the version in force changes: after `personas/user_personas` was materialized.
+
+    Args:
+        tables: The warehouse.
+        features: Where personas are served from.
+        ledger: Where the queue is.
+        language_model: Part of the version.
+        text_encoder: Part of the version.
+        config: The knobs of the drain.
+    """
+    from ray_jobs import persona_serving
+
+    shared = _shared(tables, features, ledger, language_model, text_encoder, config or RefreshConfig.model_validate({}))
+    kept = ("interests", "persona_version", "freshness", "queue", "store")
+    catalogue = persona_serving.load_catalogue(tables.warehouse())
+    return persona_serving.Config(catalogue=catalogue, **{k: shared[k] for k in kept})
+
+
+def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
+    """Asks for a refresh of every user of `personas/user_personas`, whose texts are paid for already.
+
+    Returns:
+        How many were not known to the queue, or not lately.
+    """
+    from ray_jobs.persona_batches import history_digests
+    from ray_jobs.persona_planning import read_history
+    from ray_jobs.refresh_queue import Wanted
+
+    users = tables.read(USER_PERSONAS, ["user_id"])["user_id"].to_pylist()
+    history = read_history(tables.warehouse(), users)
+    digests = history_digests(history, job.writing.interests, job.freshness.window)
+    version = job.writing.persona_version
+    return sum(job.queue.enqueue([Wanted(u, "missing", clusters, version) for u, clusters in digests.items()]))
+
+
+def observed(queue: "PersonaQueue", max_age_seconds: float, persona_version: str) -> dict[str, int | float]:
+    """What the queue looks like, as metadata."""
+    stats, freshness = queue.stats(), queue.freshness(max_age_seconds, persona_version)
+    return {
+        "queue_depth": stats.depth,
+        "queue_due": stats.due,
+        "queue_leased": stats.leased,
+        "queue_oldest_seconds": round(stats.oldest_seconds, 1),
+        "dead_refreshes": stats.failed,
+        "served_users": freshness.users,
+        "stale_users": freshness.stale,
+        "share_stale": round(freshness.share_stale, 4),
+    }

@@ -1,0 +1,93 @@
+"""The queue of persona refreshes, watched: when it is drained, and from when it is worth an alert."""
+
+import datetime as dt
+from collections.abc import Iterable
+
+import dagster as dg
+
+from models.personas.freshness import FreshnessConfig
+from orchestration.alerts import Alert
+from orchestration.resources.ledger import SqlLedger, ledger_twin
+from orchestration.settings import Settings
+from orchestration.watch import LIMITS, Directory, Limits
+
+PERSONAS = dg.AssetKey(["personas", "user_personas"])
+JOB = "refresh_personas"
+RUNNING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def persona_looks(
+    ledger: SqlLedger, directory: Directory, seen: dict[str, int], now: dt.datetime, limits: Limits = LIMITS
+) -> Iterable[Alert]:
+    """Alerts for refreshes that wait too long, that were given up, and for too many stale personas.
+
+    Args:
+        ledger: Where the queue is.
+        directory: Owners and runbooks.
+        seen: Dead letters when they were last told, under ``dead``; brought up to date.
+        now: The moment.
+        limits: What is much.
+    """
+    queue = ledger.persona_queue()
+    stats = queue.stats(now)
+    freshness = queue.freshness(FreshnessConfig().max_age_seconds, now=now)
+    told = {}
+    if stats.oldest_seconds > limits.persona_wait.total_seconds():
+        minutes = int(stats.oldest_seconds // 60)
+        told["age"] = (
+            f"A persona refresh has waited for {minutes:,} minutes; {stats.depth:,} wait.",
+            "See whether the sensor refresh_personas is on and what its last run says; then launch refresh_personas.",
+        )
+    if stats.failed - min(seen.get("dead", 0), stats.failed) >= limits.dead_refreshes:
+        told["dead"] = (
+            f"{stats.failed:,} persona refreshes were given up.",
+            "Read the reasons (runbook), mend the cause, then launch refresh_personas with replay: true.",
+        )
+        seen["dead"] = stats.failed
+    seen["dead"] = min(seen.get("dead", 0), stats.failed)
+    if freshness.users >= limits.stale_users and freshness.share_stale > limits.stale_share:
+        told["stale"] = (
+            f"{freshness.share_stale:.0%} of {freshness.users:,} users are served a stale persona, or none.",
+            "Launch refresh_personas; if the queue grows faster than it is drained, raise num_actors.",
+        )
+    for what, (cause, hint) in told.items():
+        yield Alert(
+            kind="personas",
+            severity="warning",
+            owner=directory.owner(PERSONAS),
+            asset=PERSONAS.to_user_string(),
+            partition="",
+            cause=cause,
+            identity=f"refreshes {what}",
+            runbook=directory.runbook(PERSONAS),
+            hint=hint,
+            link=directory.asset(PERSONAS),
+        )
+
+
+def persona_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that has the queue drained."""
+    ledger = ledger_twin(settings.ledger_url)
+
+    @dg.sensor(
+        name=JOB,
+        job_name=JOB,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Launches refresh_personas when a persona refresh is due and none is running.",
+    )
+    def waiting_personas(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        stats = ledger.persona_queue().stats()
+        if not stats.due:
+            return dg.SkipReason(f"No persona refresh is due; {stats.depth:,} wait, {stats.leased:,} are worked at.")
+        if context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=RUNNING), limit=1):
+            return dg.SkipReason(f"{stats.due:,} persona refreshes are due, and {JOB} is running.")
+        return dg.RunRequest(tags={"intent": "refresh"})
+
+    return waiting_personas
