@@ -298,7 +298,7 @@ def _recalls(
     near: _Near,
     counts_U: np.ndarray,
     knobs: Knobs,
-) -> dict[tuple[str, str], Any]:
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Parts of recall for each arm, over all later likes and over those of clusters that were new."""
     size, (num_items, cluster_N) = panel.users.height, (len(world.item_ND), world.items["column"].to_numpy())
     parts: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
