@@ -4,7 +4,6 @@ Shape letters: U users, C clusters, N items, D embedding, M claims, Q requests, 
 """
 
 import datetime as dt
-from typing import Any
 
 import numpy as np
 import polars as pl

@@ -112,23 +112,28 @@ def headline(lines: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def said_of(lines: list[dict[str, Any]], rule: str, result: Any = None) -> dict[str, Any]:
-    """Metadata of the asset; without what only the job knows when nothing was measured anew."""
-    said = headline(lines) | {
-        "measures": dg.MetadataValue.md(tables_markdown(lines)),
-        "plot": plots.inline(measures_plot(lines, rule), "measures of personas with controls"),
-        "split_in_force": rule,
-    }
-    if result is not None:
-        said |= {
+def said_of(lines: list[dict[str, Any]], plot: bytes, result: Any) -> dict[str, Any]:
+    """Metadata of the asset.
+
+    Args:
+        lines: Rows of the table.
+        plot: As `measures_plot` draws it.
+        result: `ray_jobs.persona_measures.Result`.
+    """
+    return (
+        headline(lines)
+        | {
+            "measures": dg.MetadataValue.md(tables_markdown(lines)),
+            "plot": plots.inline(plot, "measures of personas with controls"),
             "personas_with_evidence": dg.MetadataValue.md(personas_markdown(result.shown)),
             "left_out": dg.MetadataValue.md("\n".join(f"- {x}" for x in result.left_out) or "nothing"),
             "choices_from_store": result.choices_from_store,
             "choices_planned": result.choices_planned,
             "choices": "Measures of planned personas take the model's choice of what to explore where it chose for the "
             "same content, and the most similar candidate for the others.",
-        } | {f"grounding_threshold_{name}": round(value, 4) for name, value in result.thresholds.items()}
-    return said
+        }
+        | {f"grounding_threshold_{name}": round(value, 4) for name, value in result.thresholds.items()}
+    )
 
 
 def measures_csv(lines: list[dict[str, Any]]) -> bytes:

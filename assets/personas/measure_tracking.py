@@ -40,7 +40,7 @@ def log_measures(
     params: dict[str, Any],
     result: Any,
     lines: list[dict[str, Any]],
-    rule: str,
+    plot: bytes,
 ) -> str:
     """Logs the measures, unless that was already done for this version.
 
@@ -52,7 +52,7 @@ def log_measures(
         params: Parameters of the run.
         result: `ray_jobs.persona_measures.Result`.
         lines: Rows of the table.
-        rule: The split in force.
+        plot: As `measure_report.measures_plot` draws it.
 
     Returns:
         Address of the run.
@@ -70,7 +70,7 @@ def log_measures(
         context,
         EXPERIMENT,
         f"persona measures {source_revision()} {version[-8:]}",
-        params=params | {"split_rule": rule, "tie_rule": TIE_RULE} | codebook_widths(tables),
+        params=params | {"tie_rule": TIE_RULE} | codebook_widths(tables),
         tags={"measures_version": version, "status": "measured"} | partition_tag(context),
         note="**Hypothesis.** A persona says of its user what is true, and what is true of nobody else.\n\n"
         f"**Verdict.**\n{told or '- nobody has a persona'}",
@@ -85,7 +85,7 @@ def log_measures(
             mlflow.log_table(measure_report.personas_columns(result.shown), "personas_with_evidence.json")
         with tempfile.TemporaryDirectory() as folder:
             for name, content in {
-                "measures.png": measure_report.measures_plot(lines, rule),
+                "measures.png": plot,
                 "measures.md": measure_report.tables_markdown(lines).encode(),
                 "measures.csv": measure_report.measures_csv(lines),
                 "personas_with_evidence.md": measure_report.personas_markdown(result.shown).encode(),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.personas.measure_report import said_of
+from assets.personas.measure_report import headline, measures_plot, said_of
 from assets.personas.measure_tracking import log_measures
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
@@ -80,19 +80,20 @@ def persona_measures(
     report, encoder = Report(PERSONA_MEASURES), text_encoder.encoder()
     inputs = {table.name: tables.version(table) for table in INPUTS}
     version = version_of(inputs=inputs, encoder=encoder.identity, code=CODE_VERSION, config=config.model_dump())
-    rule = split_rule(tables)
     if tables.is_current(PERSONA_MEASURES, version):
-        return report.unchanged(tables, version, said_of(tables.read(PERSONA_MEASURES).to_pylist(), rule))
+        return report.unchanged(tables, version, headline(tables.read(PERSONA_MEASURES).to_pylist()))
     result = ray_jobs.run(context, "persona_measures", measures_job(config, tables, encoder))
     made = {"personas_version": inputs[USER_PERSONAS.name], "created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | made for line in result.lines]
     params = config.model_dump() | {f"version.{name}": found for name, found in inputs.items()}
-    run_url = log_measures(context, tracking, tables, version, params, result, lines, rule)
+    params["split_rule"] = split_rule(tables)
+    plot = measures_plot(lines, params["split_rule"])
+    run_url = log_measures(context, tracking, tables, version, params, result, lines, plot)
     data = pa.Table.from_pylist(lines, PERSONA_MEASURES.schema)
     written = tables.write(PERSONA_MEASURES, data, version)
     return report.result(
         version=version,
         data=data,
         committed=written.committed,
-        metadata=said_of(lines, rule, result) | {"mlflow_run": dg.MetadataValue.url(run_url)},
+        metadata=said_of(lines, plot, result) | {"mlflow_run": dg.MetadataValue.url(run_url)},
     )
