@@ -1,6 +1,7 @@
 """The measures, run as Dagster runs them, on personas of a real engine with a hand-written model."""
 
 import datetime as dt
+import json
 import shutil
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,13 +28,13 @@ from ray_jobs import embedding_store, persona_writing
 from ray_jobs.persona_panels import before, choose, later_likes, make_panel, read_parameters, read_world
 from ray_jobs.persona_planning import find_all, read_history
 from ray_jobs.tables.interactions import SPLITS
-from ray_jobs.tables.personas import PERSONA_MEASURES, PERSONA_STORE, USER_PERSONAS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_MEASURES, PERSONA_STORE, USER_PERSONAS
 from ray_jobs.text_encoding import TextEncoder
 from tests.assets.clusters.seeding import seed_captions
 from tests.assets.personas.parrot import USABLE, write_parrot
 from tests.assets.personas.test_personas import seed_clusters
 from tests.assets.ranking.test_content_ablation import OnTheTestsCluster
-from tests.factories import seed_interactions
+from tests.factories import CREATED, seed_interactions
 
 pytestmark = pytest.mark.ray
 EVERY_CHECK = [c for c in vars(measure_checks).values() if isinstance(c, dg.AssetChecksDefinition)]
@@ -249,6 +250,52 @@ def test_the_choice_of_the_model_is_taken_where_the_content_is_the_same(lineage)
     assert chosen.sort(chosen.columns).equals(kept.sort(kept.columns))
     top, none = choose(warehouse, found, parameters.identity | {"prompts": "others"})
     assert none == 0 and top.height == chosen.height
+
+
+def test_checks_judge_by_intervals_and_only_with_enough_users(tables):
+    seed_interactions(tables, num_users=3, num_items=5, events_per_user=5)
+    counted = {c.name: 0 for c in PERSONA_COVERAGE.columns} | {
+        "parameters": json.dumps({"interests": {"grouping": "semantic_ids"}}),
+        "created_timestamp": CREATED,
+    }
+    tables.write(PERSONA_COVERAGE, pa.Table.from_pylist([counted], PERSONA_COVERAGE.schema), "v")
+
+    def judged(version, personas, measure, baseline, low, high, users, period=""):
+        row = {
+            "personas": personas,
+            "split_rule": period and "global_time",
+            "period": period,
+            "measure": measure,
+            "arm": "own",
+            "baseline": baseline,
+            "value": (low + high) / 2,
+            "low": low,
+            "high": high,
+            "num_users": users,
+            "personas_version": "p",
+            "created_timestamp": CREATED,
+        }
+        tables.write(PERSONA_MEASURES, pa.Table.from_pylist([row], PERSONA_MEASURES.schema), version)
+        found = {
+            "instructions": measure_checks.instructions_are_followed(tables),
+            "grounded": measure_checks.claims_are_grounded(tables),
+            "specific": measure_checks.personas_are_specific(tables),
+            "retrieval": measure_checks.restriction_is_worth_it(tables),
+        }
+        return [name for name, result in found.items() if not result.passed], found
+
+    assert judged("1", "written", "grounding_precision", "other_user", 0.1, 0.3, 50)[0] == []
+    assert judged("2", "written", "grounding_precision", "other_user", -0.1, 0.3, 50)[0] == ["grounded"]
+    failed, found = judged("3", "written", "grounding_precision", "other_user", -0.1, 0.3, 19)
+    assert failed == [] and "too few" in found["grounded"].description
+    assert judged("4", "semantic_ids", "grounding_precision", "other_user", -0.1, 0.3, 50)[0] == [], "not in force"
+    assert judged("5", "written", "owner_mrr", "other_user", 0.0, 0.3, 50)[0] == ["specific"]
+    assert judged("6", "written", "instruction_following_rate", "", 0.7, 0.9, 50)[0] == ["instructions"]
+    failed, found = judged("7", "semantic_ids", "recall_at_50", "popular", -0.2, -0.1, 50, period="test")
+    assert failed == ["retrieval"] and found["retrieval"].severity == dg.AssetCheckSeverity.WARN
+    assert found["retrieval"].description.startswith("popular: finds more")
+    assert judged("8", "semantic_ids", "recall_at_50", "popular", -0.2, 0.1, 50, period="test")[0] == [], "uncertain"
+    assert judged("9", "salient_terms", "recall_at_50", "popular", -0.2, -0.1, 50, period="test")[0] == []
 
 
 def test_tables_of_measures_have_a_column_for_each_set_of_personas():
