@@ -6,6 +6,7 @@ It writes the version's map beside those that serve (`ray_jobs.semantic_id_maps`
 import dataclasses
 import datetime as dt
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pydantic
 
 from models.semantic_ids.quantiser import Quantiser
+from models.semantic_ids.separation import NUM_ALTERNATIVES, separate
 from models.semantic_ids.spec import collision_digits
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.codebook_artifacts import load_codebooks
@@ -43,9 +45,15 @@ class Result(pydantic.BaseModel, frozen=True):
     num_moved_clusters: int
     num_new: int
     num_gone: int
+    num_separated: int
     num_collided: int
     digits: int
     artifact: str
+
+    @property
+    def unique_rate(self) -> float:
+        """Distinct code sequences over items."""
+        return 1 - self.num_collided / max(self.num_items, 1)
 
 
 class Moves(NamedTuple):
@@ -86,15 +94,23 @@ def encode(quantiser: Quantiser, x_ND: np.ndarray, *, rows_per_task: int) -> np.
     Returns:
         Codes of shape (N, L), int32.
     """
+    if not len(x_ND):
+        return np.zeros((0, len(quantiser.widths)), np.int32)
+    return _in_tasks(quantiser, lambda shared, rows_ND: shared.encode(rows_ND), x_ND, rows_per_task)
+
+
+def _alternatives(quantiser: Quantiser, x_ND: np.ndarray) -> np.ndarray:
+    return quantiser.last_codes(x_ND, NUM_ALTERNATIVES)
+
+
+def _in_tasks(
+    quantiser: Quantiser, ask: Callable[[Quantiser, np.ndarray], np.ndarray], x_ND: np.ndarray, rows_per_task: int
+) -> np.ndarray:
     import ray
 
-    @ray.remote(num_cpus=1)
-    def encode_rows(shared: Quantiser, rows_ND: np.ndarray) -> np.ndarray:
-        return shared.encode(rows_ND)
-
-    shared = ray.put(quantiser)
-    parts = [encode_rows.remote(shared, x_ND[i : i + rows_per_task]) for i in range(0, len(x_ND), rows_per_task)]
-    return np.concatenate(ray.get(parts)) if parts else np.zeros((0, len(quantiser.widths)), np.int32)
+    task, shared = ray.remote(num_cpus=1)(ask), ray.put(quantiser)
+    parts = [task.remote(shared, x_ND[i : i + rows_per_task]) for i in range(0, len(x_ND), rows_per_task)]
+    return np.concatenate(ray.get(parts))
 
 
 def _standing(warehouse: Warehouse) -> pl.DataFrame:
@@ -102,6 +118,18 @@ def _standing(warehouse: Warehouse) -> pl.DataFrame:
     if not warehouse.exists(SEMANTIC_IDS):
         return pl.DataFrame(SEMANTIC_IDS.schema.empty_table())
     return pl.DataFrame(warehouse.read(SEMANTIC_IDS))
+
+
+def _kept_codes(before: pl.DataFrame, item_ids: pa.ChunkedArray, codes_NL: np.ndarray, codebooks: str) -> np.ndarray:
+    """The last code of each item that has had the same codes above, of the same codebooks; -1 for others."""
+    above = pl.DataFrame(
+        {"item_id": pl.Series(item_ids), "above": pl.Series(codes_NL[:, :-1].tolist(), dtype=pl.List(pl.Int32))}
+    )
+    standing = before.filter(pl.col("codebook_version") == codebooks).select(
+        "item_id", pl.col("codes").list.slice(0, codes_NL.shape[1] - 1).alias("above"), pl.col("codes").list.last()
+    )
+    both = above.join(standing, on=["item_id", "above"], how="left", maintain_order="left")
+    return both["codes"].fill_null(-1).to_numpy()
 
 
 def _kept(before: pl.DataFrame, item_ids: pa.ChunkedArray, codes_NL: np.ndarray, codebooks: str) -> np.ndarray:
@@ -119,8 +147,15 @@ def run(config: Config) -> Result:
     # Collision digits are given in this order: whoever came first has the lower one.
     items = items.sort_by([("event_timestamp", "ascending"), ("item_id", "ascending")])
     codebooks = load_codebooks(config.artifacts, config.codebooks)
-    codes_NL = encode(codebooks.quantiser, as_matrix(items["embedding"]), rows_per_task=config.rows_per_task)
+    x_ND = as_matrix(items["embedding"])
+    nearest_NL = encode(codebooks.quantiser, x_ND, rows_per_task=config.rows_per_task)
     before = _standing(config.warehouse)
+
+    def alternatives(rows_M: np.ndarray) -> np.ndarray:
+        return _in_tasks(codebooks.quantiser, _alternatives, x_ND[rows_M], config.rows_per_task)
+
+    kept_N = _kept_codes(before, items["item_id"], nearest_NL, config.codebooks)
+    codes_NL = separate(nearest_NL, alternatives, kept_N)
     digits_N = collision_digits(codes_NL, _kept(before, items["item_id"], codes_NL, config.codebooks))
     num_items = items.num_rows
     rows = pa.table(
@@ -144,6 +179,7 @@ def run(config: Config) -> Result:
         num_moved_clusters=moved.moved_clusters,
         num_new=moved.new,
         num_gone=moved.gone,
+        num_separated=int((codes_NL != nearest_NL).any(1).sum()),
         num_collided=int((digits_N > 0).sum()),
         digits=digits,
         artifact=map_name(config.version),

@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+import hypothesis
 import pytest
 
 from orchestration.quiet import be_quiet
@@ -14,6 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 for name in [n for n in os.environ if n.startswith("BELVEDERE_") and n != "BELVEDERE_HOME"] + ["RAY_ADDRESS"]:
     os.environ.pop(name, None)
 be_quiet()
+# A busy machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from assets.resources import RayJobs, Tables
 from models.identity import version_of
 from ray_jobs.tables.clusters import CODEBOOKS, ITEM_EMBEDDINGS
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 METHODS = ("rq_kmeans", "rq_vae")
 
 
@@ -25,8 +25,8 @@ class CodebooksConfig(dg.Config):
     levels: int = pydantic.Field(3, ge=1, description="Levels of a semantic ID.")
     widths: list[int] = pydantic.Field(default_factory=list, description="Codes of each level; by rule when empty.")
     max_width: int = pydantic.Field(1024, ge=1, description="Largest width that the rule chooses.")
-    whitening: float = pydantic.Field(0.5, ge=0, le=1, description="0 leaves the space as it is, 1 whitens fully.")
-    components: int = pydantic.Field(128, ge=1, description="Largest number of principal directions.")
+    whitening: float = pydantic.Field(0.25, ge=0, le=1, description="0 leaves the space as it is, 1 whitens fully.")
+    components: int = pydantic.Field(256, ge=1, description="Largest number of principal directions.")
     unit_residuals: bool = pydantic.Field(True, description="rq_kmeans: cluster directions of residuals.")
     balance: float = pydantic.Field(0.0, ge=0, description="rq_kmeans: most items of a code, in even shares; 0: any.")
     hidden: list[int] = pydantic.Field([256, 128], description="rq_vae: hidden layers of the encoder.")

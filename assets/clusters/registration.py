@@ -97,11 +97,12 @@ def _log(
         tags=tags | partition_tag(context) | {"status": "published"},
         note=(
             f"**What it is**: semantic IDs of {done.num_items:,} items, {widths} codes and {done.digits} digits.\n\n"
-            f"**Verdict**: {assessment.quality.unique_rate:.2%} of the items have codes of their own; since the last "
+            f"**Verdict**: {done.unique_rate:.2%} of the items have codes of their own; since the last "
             f"version {done.num_moved:,} items moved, {done.num_new:,} are new, {done.num_gone:,} are gone."
         ),
     ) as run:
         mlflow.log_metrics(metrics_of(assessment))
+        mlflow.log_metrics({"published_unique_rate": done.unique_rate, "items_separated": done.num_separated})
         mlflow.log_metrics({"ids_moved": done.num_moved, "ids_new": done.num_new, "ids_gone": done.num_gone})
         log_dataset(mlflow, tables, ITEM_EMBEDDINGS, ("catalogue",))
         with tables.artifacts().local(done.artifact) as local:

@@ -11,7 +11,7 @@ from assets.resources import RayJobs, Tables, Tracking
 from models.identity import version_of
 from ray_jobs.tables.clusters import CODEBOOKS, ITEM_EMBEDDINGS, SEMANTIC_IDS
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 @dg.asset(
@@ -82,6 +82,7 @@ def semantic_ids(
             "ids_moved_to_another_cluster": done.num_moved_clusters,
             "ids_new": done.num_new,
             "ids_gone": done.num_gone,
+            "items_with_another_last_code": done.num_separated,
             "items_with_digit_above_0": done.num_collided,
             "clusters": len(sizes),
             "largest_cluster": int(sizes.max()),
@@ -89,7 +90,8 @@ def semantic_ids(
             "codebook_version": codebooks,
             "artifact": tables.artifacts().uri(done.artifact),
             "mlflow_run": dg.MetadataValue.url(url),
-            "unique_rate": round(assessment.quality.unique_rate, 4),
+            "unique_rate": round(done.unique_rate, 4),
+            "unique_rate_of_nearest_codes": round(assessment.quality.unique_rate, 4),
             "cluster_sizes": histogram(sizes, title="Items by cluster", unit="cluster"),
         },
     )

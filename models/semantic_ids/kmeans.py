@@ -18,7 +18,7 @@ CHUNK = 2048
 START_POINTS = 8
 LARGEST_START = 8192
 # Of the starts in turn; see `start_centroids`.
-NUM_NEAR = (4, 1)
+NUM_NEAR = (4, 2, 1)
 
 
 def nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
@@ -30,6 +30,17 @@ def nearest(points_NR: np.ndarray, centroids_KR: np.ndarray) -> np.ndarray:
     half_K = (centroids_KR**2).sum(1) / 2
     found = [(half_K - points_NR[i : i + CHUNK] @ centroids_KR.T).argmin(1) for i in range(0, len(points_NR), CHUNK)]
     return np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+
+
+def nearest_first(points_NR: np.ndarray, centroids_KR: np.ndarray, num: int) -> np.ndarray:
+    """Indices of the ``num`` nearest centroids (fewer where there are fewer), nearest first, shape (N, num), int32."""
+    centroids_KR = centroids_KR.astype(np.float64)
+    half_K = (centroids_KR**2).sum(1) / 2
+    found = [
+        np.argsort(half_K - points_NR[i : i + CHUNK] @ centroids_KR.T, axis=1, kind="stable")[:, :num]
+        for i in range(0, len(points_NR), CHUNK)
+    ]
+    return np.concatenate(found).astype(np.int32) if found else np.zeros((0, min(num, len(half_K))), np.int32)
 
 
 def start_centroids(points_NR: np.ndarray, width: int, rng: np.random.Generator, num_near: int) -> np.ndarray:

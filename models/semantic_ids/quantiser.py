@@ -33,6 +33,13 @@ class Quantiser(Protocol):
     def encode(self, x_ND: np.ndarray) -> np.ndarray:
         """Codes of vectors, also of such that it has never seen; shape (N, L), int32."""
 
+    def last_codes(self, x_ND: np.ndarray, num: int) -> np.ndarray:
+        """The ``num`` nearest codes of the last level, below the codes that `encode` gives the levels above.
+
+        Returns:
+            Codes of shape (N, num), int32, nearest first: the first is that of `encode`.
+        """
+
     def decode(self, codes_NL: np.ndarray, *, levels: int | None = None) -> np.ndarray:
         """Vectors that the first ``levels`` codes stand for (all by default), shape (N, D)."""
 

@@ -2,7 +2,7 @@
 
 After RQ-KMeans of OneRec (arXiv 2506.13695) and RK-Means of GRID (residuals normalised). Here a level clusters the
 *directions* of the residuals and one gain a level brings the centroid back to scale. Without that, the few items with
-large residuals draw most codes of the deep levels, and half of the catalogue ends up in shared codes.
+large residuals draw more codes of the deep levels than their share, and codes are used less evenly.
 
 Shape letters: N items, D embedding, R components of the quantiser's space, L levels, K codes of a level.
 """
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from models.semantic_ids.kmeans import fit_kmeans, nearest
+from models.semantic_ids.kmeans import fit_kmeans, nearest, nearest_first
 from models.semantic_ids.spec import QuantiserConfig, SemanticIdSpec, check_dimension, check_vectors
 from models.semantic_ids.transform import Whitening, fit_whitening
 
@@ -37,7 +37,7 @@ class ResidualKMeansConfig(QuantiserConfig):
 
     unit_residuals: bool = True
     balance: float = 0.0
-    num_restarts: int = 3
+    num_restarts: int = 1
     max_iterations: int = 100
     max_fit_items: int = 500_000
     points_per_code: int = 256
@@ -99,6 +99,15 @@ class ResidualKMeans:
         for level, (centroids_KR, gain) in enumerate(zip(self.centroids, self.gains, strict=True)):
             codes[:, level], residual_NR = self._step(residual_NR, centroids_KR, gain)
         return codes
+
+    def last_codes(self, x_ND: np.ndarray, num: int) -> np.ndarray:
+        """See `Quantiser.last_codes`."""
+        codes_NL = self.encode(x_ND)
+        residual_NR = self.whitening.apply(x_ND)
+        for level, (centroids_KR, gain) in enumerate(zip(self.centroids[:-1], self.gains[:-1], strict=True)):
+            residual_NR = residual_NR - gain * centroids_KR[codes_NL[:, level]]
+        points_NR = _directions(residual_NR) if self.unit_residuals else residual_NR
+        return nearest_first(points_NR, self.centroids[-1], num)
 
     def _step(self, residual_NR: np.ndarray, centroids_KR: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray]:
         code_N = nearest(_directions(residual_NR) if self.unit_residuals else residual_NR, centroids_KR)

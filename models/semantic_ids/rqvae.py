@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 import torch
 
-from models.semantic_ids.kmeans import fit_kmeans
+from models.semantic_ids.kmeans import fit_kmeans, nearest_first
 from models.semantic_ids.rqvae_config import Gradient
 from models.semantic_ids.spec import SemanticIdSpec, check_dimension
 from models.semantic_ids.transform import Whitening
@@ -146,6 +146,15 @@ class RqVae:
                     residual_BZ = residual_BZ - level.codes_KR[code_B]
                     codes_NL[at : at + CHUNK, i] = code_B.numpy()
         return codes_NL
+
+    def last_codes(self, x_ND: np.ndarray, num: int) -> np.ndarray:
+        """See `Quantiser.last_codes`."""
+        codes_NL, levels = torch.from_numpy(self.encode(x_ND).astype(np.int64)), self.network.code_levels()
+        with torch.inference_mode():
+            residual_NZ = self.network.encoder(torch.from_numpy(self.whitening.apply(x_ND) / self.scale))
+            for i, level in enumerate(levels[:-1]):
+                residual_NZ = residual_NZ - level.codes_KR[codes_NL[:, i]]
+        return nearest_first(residual_NZ.numpy(), levels[-1].codes_KR.detach().numpy(), num)
 
     def decode(self, codes_NL: np.ndarray, *, levels: int | None = None) -> np.ndarray:
         """See `Quantiser.decode`."""

@@ -120,8 +120,8 @@ class QuantiserConfig:
     levels: int = 3
     widths: tuple[int, ...] = ()
     max_width: int = 1024
-    components: int = 128
-    whitening: float = 0.5
+    components: int = 256
+    whitening: float = 0.25
 
     def __post_init__(self) -> None:
         if self.widths and len(self.widths) != self.levels:

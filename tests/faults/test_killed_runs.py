@@ -46,7 +46,7 @@ class Platform:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("BELVEDERE_")} | {
             "BELVEDERE_HOME": str(home),
             "DAGSTER_HOME": str(ROOT),
-            "BELVEDERE_DATASET": f"synthetic:{home}/shop?users=120&items=60&events=12000&seed=3&images=true",
+            "BELVEDERE_DATASET": f"synthetic:{home}/shop?users=80&items=40&events=6000&seed=3&images=true",
             "BELVEDERE_TRAIN_WORKERS": "0",
             "BELVEDERE_PERSONA_TOKEN_BUDGET": "6000",
         }

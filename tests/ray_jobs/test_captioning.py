@@ -202,7 +202,7 @@ print("finished", flush=True)
 
 
 def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluster, tables, folder):
-    seed_interactions(tables, num_items=300)
+    seed_interactions(tables, num_items=80)
     config = config_for(tables, folder, batch_size=2)
     run = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", KILLED],
@@ -224,7 +224,7 @@ def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluste
     assert not psutil.wait_procs(workers, timeout=120)[1]
     kept = store(tables)
     todo = plan(config)
-    assert 6 <= kept.height < 300 and todo.num_cached == kept.height
+    assert 6 <= kept.height < 80 and todo.num_cached == kept.height
     done = captioning.run(config.model_copy(update={"batch_size": 64, "run_id": "r2"}))
     assert done.num_generated == todo.wanted.height == done.llm_calls, "only what was not stored is paid"
     after = store(tables)

@@ -127,7 +127,9 @@ def test_publishing_is_blue_green_and_a_pinned_version_stays(tables, tracking, m
         x = as_matrix(tables.read(ITEM_EMBEDDINGS).sort_by("item_id")["embedding"])
         order = tables.read(ITEM_EMBEDDINGS).sort_by("item_id")["item_id"].to_pylist()
         codes = dict(zip(pinned.items.item_ids, pinned.items.codes_NL.tolist(), strict=True))
-        assert pinned.codebooks.quantiser.encode(x).tolist() == [codes[i] for i in order]
+        # The last code of an item that came late may be the next best: nobody shares codes.
+        assert pinned.codebooks.quantiser.encode(x)[:, :-1].tolist() == [codes[i][:-1] for i in order]
+        assert len(set(map(tuple, codes.values()))) == len(codes)
     mlflow = tracking.connect("semantic_ids")
     model = mlflow.MlflowClient().get_registered_model(REGISTERED)
     for alias, version in (("serving", green), ("previous", blue)):

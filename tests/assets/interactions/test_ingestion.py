@@ -220,7 +220,7 @@ CELLS = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(CELLS, max_size=25),
     st.sampled_from([ALL_DAYS, ("2026-01-05", "2026-01-05")]),

@@ -210,7 +210,7 @@ CELL = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(CELL, CELL, CELL, CELL, CELL, CELL), max_size=12))
 def test_every_row_is_either_good_or_refused(rows):
     names = ["user_id", "item_id", "timestamp", "action", "value", "event_id"]

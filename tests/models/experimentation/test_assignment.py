@@ -34,7 +34,7 @@ def test_an_arm_is_the_one_that_owns_the_place_of_the_user():
     assert arms.tolist()[:50] == [allocation.arm_at(bucket("s", u)) for u in USERS.to_pylist()[:50]]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(ARMS, st.text("abcdefgh0123", min_size=1, max_size=8))
 def test_assignment_is_stable_and_follows_the_weights(weights, salt):
     allocation = Allocation.of(weights)
@@ -49,7 +49,7 @@ def test_assignment_is_stable_and_follows_the_weights(weights, salt):
         assert abs(np.mean(first == arm) - share) < 5 * np.sqrt(share * (1 - share) / len(USERS)) + 1e-3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ARMS, ARMS)
 def test_new_weights_move_as_few_users_as_possible(before, after):
     old, new = Allocation.of(before), Allocation.of(before, after)

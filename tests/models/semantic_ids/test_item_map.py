@@ -20,7 +20,7 @@ def every_prefix(widths):
     yield from prefixes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_the_trie_is_brute_force(rows):
     widths = (3, 5, 2)

@@ -17,12 +17,13 @@ def points():
     return anisotropic(num_items=600)
 
 
-def test_it_is_a_fixed_point_of_lloyd_and_about_as_good_as_scikit_learn(points):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_a_fixed_point_of_lloyd_and_about_as_good_as_scikit_learn(points, seed):
     from sklearn.cluster import KMeans
 
-    ours = fit_kmeans(points, 32, seed=0, num_restarts=3)
-    peer = KMeans(32, n_init=3, random_state=0).fit(points)
-    assert error(points, ours) <= 1.04 * peer.inertia_
+    ours = fit_kmeans(points, 32, seed=seed, num_restarts=3)
+    peer = KMeans(32, n_init=3, random_state=seed).fit(points)
+    assert error(points, ours) <= 1.02 * peer.inertia_
     code = nearest(points, ours)
     means = np.stack([points[code == k].mean(0) for k in range(len(ours))])
     assert error(points, ours) <= 1.001 * ((points - means[code]) ** 2).sum() + 1e-6
@@ -55,7 +56,7 @@ def test_no_more_codes_than_different_points():
     assert len(fit_kmeans(np.ones((5, 4), np.float32), 4, seed=0)) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 3), st.integers(0, 1000))
 def test_deferred_acceptance_is_stable_and_within_capacity(num_points, width, spare, seed):
     score = np.random.default_rng(seed).normal(size=(num_points, width)).astype(np.float32)
