@@ -203,6 +203,7 @@ def test_checks_catch_what_is_made_up(seeded):
             "users": 12,
             "users_written": 1,
             "users_too_little_history": 11,
+            "parameters": "{}",
             "created_timestamp": CREATED,
         }
         seeded.write(PERSONA_COVERAGE, pa.Table.from_pylist([counted], PERSONA_COVERAGE.schema), version)
