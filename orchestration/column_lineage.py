@@ -36,7 +36,12 @@ _TEXT = [*_of(_ITEMS, "title description categories"), *_of(_CAPTIONS, "caption"
 _HISTORY = _of(_EVENTS, "user_id item_id timestamp sequence action value")
 _FITTED = [*_HISTORY, *_of(_SPLITS, "user_id item_id timestamp position label split"), *_of(_IDS, "codes")]
 _LIKED = [*_of(_SPLITS, "item_id position label"), *_of(_IDS, "cluster")]
-_INTERESTS = [*_LIKED, *_of("clusters/cluster_profiles", "label"), *_of(_ITEMS, "title")]
+_INTERESTS = [
+    *_LIKED,
+    *_of("clusters/cluster_profiles", "label"),
+    *_of(_ITEMS, "title description categories"),
+    *_of(_CAPTIONS, "caption"),
+]
 _COUNTS = "item_num_events item_num_likes item_mean_value user_num_events user_num_likes user_mean_value"
 _RECENT = "user_recent_item_ids user_recent_labels"
 _METRICS = {
@@ -162,6 +167,18 @@ SOURCES: dict[str, Sources] = {
         "event_timestamp": _of(_SPLITS, "timestamp"),
     }
     | _each("content_key persona embedding", _INTERESTS),
+    "personas/persona_measures": _each(
+        "value low high num_users",
+        [
+            *_of("personas/user_personas", "persona interests explorations embedding"),
+            *_of(_SPLITS, "user_id item_id position label leave_one_out global_time"),
+            *_of(_ITEMS, "title description categories"),
+            *_of(_CAPTIONS, "caption"),
+            *_of(_IDS, "cluster"),
+            *_of("clusters/cluster_profiles", "label centroid"),
+            *_of(_EMBEDDINGS, "embedding"),
+        ],
+    ),
     "vista/summarizer": _each(
         "artifact valid_auc valid_auc_low valid_auc_high valid_logloss test_auc best_epoch epochs metrics", _FITTED
     )

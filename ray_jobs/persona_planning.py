@@ -10,7 +10,10 @@ import pyarrow.compute as pc
 from models.identity import version_of
 from models.personas.exploration import ExplorationConfig, find_candidates, relatedness
 from models.personas.interests import InterestConfig, eligible_users, find_interests
+from models.personas.salient_terms import salient_terms
+from models.personas.term_groups import find_term_interests
 from ray_jobs.persona_prompts import Anchor, Interest, Request, estimated_tokens
+from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.warehouse import Warehouse
@@ -25,6 +28,23 @@ PLAN_SCHEMA = pl.Schema(
         "tokens": pl.Int64(),
     }
 )
+
+
+SPLIT_RULES = ["leave_one_out", "global_time"]
+
+
+class Found(NamedTuple):
+    """What histories say, before any model is asked.
+
+    Attributes:
+        interests: As `find_interests` returns them.
+        candidates: As `find_candidates` returns them.
+        requests: By user, what the model is asked.
+    """
+
+    interests: pl.DataFrame
+    candidates: pl.DataFrame
+    requests: dict[str, Request]
 
 
 class Plan(NamedTuple):
@@ -73,11 +93,11 @@ def read_history(warehouse: Warehouse, user_ids: list[str]) -> pl.DataFrame:
     events = _frame(
         warehouse,
         SPLITS,
-        ["user_id", "item_id", "timestamp", "position", "value", "label", "sampled"],
+        ["user_id", "item_id", "timestamp", "position", "value", "label", "sampled", *SPLIT_RULES],
         pc.field("user_id").isin(pa.array(user_ids, pa.string())) & ~pc.field("sampled"),
     )
     liked = (pl.col("label") == 1).alias("liked")
-    events = events.select("user_id", "item_id", "timestamp", "position", "value", liked)
+    events = events.select("user_id", "item_id", "timestamp", "position", "value", liked, *SPLIT_RULES)
     items = (
         _frame(warehouse, SEMANTIC_IDS, ["item_id", "cluster"])
         .join(_frame(warehouse, CLUSTER_PROFILES, ["cluster", "label"]), on="cluster")
@@ -102,6 +122,31 @@ def _requests(interests: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, Re
             Interest(cluster=row["cluster"], label=row["label"], titles=row["evidence_titles"])
         )
     return {user: Request(interests=found, anchors=anchors.get(user, [])) for user, found in liked.items()}
+
+
+def find_all(
+    warehouse: Warehouse, history: pl.DataFrame, interests: InterestConfig, exploration: ExplorationConfig
+) -> Found:
+    """Interests, candidates and requests of every user of a history, which may be cut at a point in time.
+
+    Args:
+        warehouse: Where profiles, items and captions are.
+        history: As `read_history` returns it, or a part of it.
+        interests: Knobs of the interests, with the grouping.
+        exploration: Knobs of the explorations.
+    """
+    placed = history.drop_nulls("cluster")
+    if interests.grouping == "salient_terms":
+        items = _frame(warehouse, ITEMS, ["item_id", "title", "description", "categories"])
+        captions = _frame(warehouse, ITEM_CAPTIONS, ["item_id", "caption"])
+        terms = salient_terms(items.join(captions, on="item_id", how="left"), interests.terms)
+        found = find_term_interests(placed, terms, interests)
+    else:
+        found = find_interests(placed, interests)
+    profiles = _frame(warehouse, CLUSTER_PROFILES, ["cluster", "label", "items", "centroid"])
+    related = relatedness(profiles.sort("cluster"), exploration)
+    candidates = find_candidates(found, placed.select("user_id", "cluster"), related, exploration)
+    return Found(found, candidates, _requests(found, candidates))
 
 
 def make_plan(
@@ -134,12 +179,7 @@ def make_plan(
     least = estimated_tokens(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]), max_new_tokens)
     looked_at = eligible.head(token_budget // least)
     history = read_history(warehouse, looked_at["user_id"].to_list())
-    placed = history.drop_nulls("cluster")
-    found = find_interests(placed, interests)
-    profiles = _frame(warehouse, CLUSTER_PROFILES, ["cluster", "label", "items", "centroid"])
-    related = relatedness(profiles.sort("cluster"), exploration)
-    candidates = find_candidates(found, placed.select("user_id", "cluster"), related, exploration)
-    requests = _requests(found, candidates)
+    found, candidates, requests = find_all(warehouse, history, interests, exploration)
     last = dict(history.group_by("user_id").agg(pl.col("timestamp").max()).iter_rows())
     rows: list[dict[str, Any]] = []
     spent = num_considered = 0

@@ -3,7 +3,9 @@
 Each finished batch is appended to the store by the actor that made it, so a killed job resumes with what is missing.
 """
 
+import dataclasses
 import datetime as dt
+import json
 import sys
 from typing import Any
 
@@ -300,6 +302,23 @@ def assemble(config: Config, plan: Plan) -> pl.DataFrame:
     )
 
 
+def parameters(config: Config) -> dict[str, Any]:
+    """What a plan is made with: knobs, and what else decides a text. Kept beside the table, for who plans again."""
+    identity = {
+        "prompts": prompts_digest(),
+        "engine": config.engine.identity,
+        "max_new_tokens": config.max_new_tokens,
+        "code": config.code_version,
+    }
+    return {
+        "interests": dataclasses.asdict(config.interests),
+        "exploration": dataclasses.asdict(config.exploration),
+        "token_budget": config.token_budget,
+        "max_new_tokens": config.max_new_tokens,
+        "identity": identity,
+    }
+
+
 def plan_personas(config: Config, user_ids: list[str] | None = None) -> Plan:
     """What the job asks the model for.
 
@@ -307,19 +326,13 @@ def plan_personas(config: Config, user_ids: list[str] | None = None) -> Plan:
         config: The job's knobs.
         user_ids: Users whose personas are planned whatever they cost; by default all that the budget covers.
     """
-    identity = {
-        "prompts": prompts_digest(),
-        "engine": config.engine.identity,
-        "max_new_tokens": config.max_new_tokens,
-        "code": config.code_version,
-    }
     return make_plan(
         config.warehouse,
         interests=config.interests,
         exploration=config.exploration,
         token_budget=config.token_budget if user_ids is None else ANY_COST,
         max_new_tokens=config.max_new_tokens,
-        identity=identity,
+        identity=parameters(config)["identity"],
         user_ids=user_ids,
     )
 
@@ -345,6 +358,7 @@ def run(config: Config) -> Result:
         "users_too_little_history": plan.num_users - plan.num_eligible,
         "token_budget": config.token_budget,
         "tokens_planned": int(plan.users["tokens"].sum()),
+        "parameters": json.dumps(parameters(config), sort_keys=True),
         "created_timestamp": now,
     }
     config.warehouse.write(PERSONA_COVERAGE, pa.Table.from_pylist([coverage], PERSONA_COVERAGE.schema), config.version)

@@ -1,4 +1,6 @@
-"""User personas: inputs are splits, items and clusters; the version is theirs with model and prompts."""
+"""User personas: inputs are splits, items, captions and clusters; the version is theirs with model and prompts."""
+
+from typing import Literal
 
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,9 @@ class PersonasConfig(dg.Config):
     min_likes: int = pydantic.Field(5, ge=1, description="Least number of liked items of such a user.")
     max_interests: int = pydantic.Field(3, ge=1, description="Interests of a persona.")
     num_explorations: int = pydantic.Field(2, ge=0, description="Novel topics of a persona.")
+    grouping: Literal["semantic_ids", "salient_terms"] = pydantic.Field(
+        "semantic_ids", description="What interests are: clusters of semantic IDs, or the user's own groups by terms."
+    )
     users_per_batch: int = pydantic.Field(16, ge=1, description="Users that are written, and stored, together.")
     num_actors: int = pydantic.Field(1, ge=1, description="Loaded models.")
 
@@ -45,6 +50,7 @@ class PersonasConfig(dg.Config):
         ["interactions", "items"],
         ["clusters", "semantic_ids"],
         ["clusters", "cluster_profiles"],
+        ["captions", "item_captions"],
     ],
     code_version=CODE_VERSION,
     retry_policy=RETRY_TRANSIENT,
@@ -75,7 +81,7 @@ def user_personas(
     from ray_jobs.persona_prompts import prompts_digest
 
     report, engine, encoder = Report(USER_PERSONAS), language_model.engine(), text_encoder.encoder()
-    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests"}))
+    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests", "grouping"}))
     exploration = ExplorationConfig(num_anchors=config.num_explorations)
     budget = config.token_budget or language_model.persona_token_budget
     persona_version = version_in_force(tables, engine, encoder, interests, exploration)

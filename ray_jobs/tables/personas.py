@@ -66,6 +66,7 @@ PERSONA_COVERAGE = Table(
         Column("users_over_budget", pa.int64(), "Users with enough history that the token budget left out."),
         Column("token_budget", pa.int64(), "Tokens that the table may cost when nothing is cached."),
         Column("tokens_planned", pa.int64(), "Estimated tokens of the users within the budget."),
+        Column("parameters", pa.string(), "Knobs of the plan and what else decides a text, as JSON."),
         CREATED,
     ),
     primary_key=(),
@@ -119,4 +120,26 @@ PERSONA_VERDICTS = Table(
         CREATED,
     ),
     primary_key=("content_key", "filter_version"),
+)
+
+PERSONA_MEASURES = Table(
+    "personas/persona_measures",
+    "one measure of one set of personas or of a control, or the difference between the two",
+    (
+        Column("personas", pa.string(), "`written` (the table), or planned by `semantic_ids` or `salient_terms`."),
+        Column("split_rule", pa.string(), "Split whose train part the personas saw; empty: they saw every event."),
+        Column("period", pa.string(), "`valid` or `test`, where later events are looked at; empty: none are."),
+        Column("measure", pa.string(), "What was measured, e.g. `grounding_precision`."),
+        Column("arm", pa.string(), "`own`, or a control such as `other_user`."),
+        Column(
+            "baseline", pa.string(), "Control that the value is a difference to, users paired; empty: no difference."
+        ),
+        Column("value", pa.float64(), "The value."),
+        Column("low", pa.float64(), "Lower end of its 95 % interval over users."),
+        Column("high", pa.float64(), "Upper end."),
+        Column("num_users", pa.int64(), "Users that have it."),
+        Column("personas_version", pa.string(), "Version of `personas/user_personas`."),
+        CREATED,
+    ),
+    primary_key=("personas", "split_rule", "period", "measure", "arm", "baseline"),
 )

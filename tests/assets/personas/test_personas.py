@@ -29,18 +29,15 @@ def parrots(tmp_path_factory):
     return {s: write_parrot(tmp_path_factory.mktemp("parrot"), s) for s in (USABLE, UNUSABLE)}
 
 
-def seed_clusters(tables) -> None:
+def seed_clusters(tables, width: int = 16) -> None:
     """Two clusters a genre: what a user has seen of one leaves the other to explore."""
     items = tables.read(ITEMS, ["item_id", "categories"]).to_pylist()
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(len(GENRES), 16)) + 1.5
     genre = [GENRES.index(i["categories"][0]) for i in items]
     half = [int(i["item_id"][1:]) % 2 for i in items]
-    seed_embeddings(
-        tables,
-        np.array([centers[g] + 0.8 * h + 0.05 * rng.normal(size=16) for g, h in zip(genre, half, strict=True)]),
-        "embeddings-1",
-    )
+    vectors = np.array([centers[g] + 0.8 * h + 0.05 * rng.normal(size=16) for g, h in zip(genre, half, strict=True)])
+    seed_embeddings(tables, np.pad(vectors, ((0, 0), (0, width - 16))), "embeddings-1")
     rows = [
         {
             "item_id": i["item_id"],
@@ -206,6 +203,7 @@ def test_checks_catch_what_is_made_up(seeded):
             "users": 12,
             "users_written": 1,
             "users_too_little_history": 11,
+            "parameters": "{}",
             "created_timestamp": CREATED,
         }
         seeded.write(PERSONA_COVERAGE, pa.Table.from_pylist([counted], PERSONA_COVERAGE.schema), version)
