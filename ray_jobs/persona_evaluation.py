@@ -119,8 +119,8 @@ def examine(
             progress.add(len(requests))
     found = {}
     for arm in ARMS:
-        with artifacts.local(kept(arm)) as folder:
-            text = (folder / EXAMINATION).read_text(encoding="utf-8")
+        with artifacts.local(kept(arm)) as local:
+            text = (local / EXAMINATION).read_text(encoding="utf-8")
         found[arm] = Examination.model_validate_json(text)
     return found
 

@@ -63,6 +63,7 @@ def loss_curve(history: list[dict[str, float]], best_epoch: int) -> dg.MarkdownM
         axis.plot(epochs, [record[name] for record in history], marker="o", label=label)
     axis.axvline(best_epoch, linestyle=":", color="grey")
     axis.set(title="loss of the answers' tokens", xlabel="epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axis.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     axis.legend()
     return shown(figure, "training curve")

@@ -15,6 +15,7 @@ from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, USER_PERSONAS
 
 CODE_VERSION = "2"
+NOTHING_SPENT = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0) | {"cache_hit_rate": 1.0}
 
 
 class PersonasConfig(dg.Config):
@@ -89,10 +90,7 @@ def user_personas(
         personas=persona_version, splits=tables.version(SPLITS), items=tables.version(ITEMS), budget=budget
     )
     if tables.is_current(USER_PERSONAS, version):
-        nothing = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0)
-        return report.unchanged(
-            tables, version, coverage(tables) | nothing | {"cache_hit_rate": 1.0, "model": engine.named}
-        )
+        return report.unchanged(tables, version, coverage(tables) | NOTHING_SPENT | {"model": engine.named})
     job = persona_writing.Config(
         warehouse=tables.warehouse(),
         engine=engine,

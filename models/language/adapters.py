@@ -66,7 +66,7 @@ class AdaptedModel(torch.nn.Module):
         )
         return out.logits
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The adapter's weights, named as PEFT names them in its files."""
         from peft import get_peft_model_state_dict
 

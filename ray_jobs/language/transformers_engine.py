@@ -74,9 +74,9 @@ class TransformersEngine:
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
+        schemas: Sequence[dict[str, Any]] = (),
         choices: Sequence[Sequence[str]] = (),
         neutral: Neutral | None = None,
-        schemas: Sequence[dict[str, Any]] = (),
     ) -> list[Completion]:
         """See `LanguageEngine.complete`.
 
@@ -86,10 +86,10 @@ class TransformersEngine:
             max_new_tokens: As there.
             stop: As there.
             no_repeat_ngram: As there.
+            schemas: As there.
             choices: Options of each choice that follows the text, ``<text> | <option> | <option>`` as in the examples'
                 answers; decoding is constrained to them.
             neutral: An exchange without content, to calibrate the choices by.
-            schemas: As there.
         """
         prompts, shared_length = self._prompts(shared, users)
 
