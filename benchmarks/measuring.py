@@ -23,14 +23,15 @@ class Timing(NamedTuple):
         return f"{amount / self.median:,.1f} {unit}/s [{low:,.1f}, {high:,.1f}]"
 
 
-def alternate(contenders: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def alternate(contenders: Mapping[str, Callable[[], object]], repeats: int, warm: bool = False) -> dict[str, Timing]:
     """Times contenders in turns, every second round in reverse order, so that a busy minute hits all of them.
 
     Args:
-        contenders: What to time, by name; each is called once before anything is timed.
+        contenders: What to time, by name.
         repeats: Rounds.
+        warm: Whether each was called already; else each is called once before anything is timed.
     """
-    for run in contenders.values():
+    for run in () if warm else contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeats):

@@ -90,7 +90,7 @@ def compare(name: str, ours: Callable[[], list[str]], peer: Callable[[], list[st
     print(f"{name}: {len(mine)} texts, equal to transformers' {equal:.1%}")
     if equal < MIN_EQUAL:
         raise SystemExit(f"Fewer than {MIN_EQUAL:.0%} of the texts are equal: nothing is timed.")
-    timed: dict[str, Timing] = alternate({"belvedere": ours, "transformers": peer}, repeats)
+    timed: dict[str, Timing] = alternate({"belvedere": ours, "transformers": peer}, repeats, warm=True)
     for who, timing in timed.items():
         ratio = timing.median / timed["belvedere"].median
         print(f"  {who:13} {timing.text(users, 'personas'):34} belvedere is {ratio:.2f}x as fast")
@@ -154,7 +154,9 @@ def main() -> None:
         before = writer.engine.usage
         writer.write(requests)
         spent[name] = writer.engine.usage.minus(before)
-    timed = alternate({name: (lambda w=writer: w.write(requests)) for name, writer in writers.items()}, said.repeats)
+    timed = alternate(
+        {name: (lambda w=writer: w.write(requests)) for name, writer in writers.items()}, said.repeats, warm=True
+    )
     for name, usage in spent.items():
         tokens = (usage.prompt_tokens + usage.completion_tokens) / len(requests)
         print(

@@ -13,13 +13,14 @@ def render(tokenizer: Any, shared: Sequence[Message], users: Sequence[str]) -> l
         for token in tokenizer.all_special_tokens:
             # Text of an item must not open a turn of its own.
             user = user.replace(token, " ")
-        texts.append(_chat(tokenizer, [*shared, Message("user", user.strip())]))
+        texts.append(conversation(tokenizer, [*shared, Message("user", user.strip())]))
     if not texts:
         return []
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _chat(tokenizer: Any, messages: list[Message]) -> str:
+def conversation(tokenizer: Any, messages: list[Message]) -> str:
+    """The messages as one text, by the checkpoint's template or as plain turns, up to where the answer begins."""
     if not tokenizer.chat_template:
         return "\n".join(f"{m.role}: {m.content}" for m in messages) + "\nassistant:"
     return str(
