@@ -131,6 +131,13 @@ class LanguageModel(dg.ConfigurableResource, ABC):
         default=50_000, ge=0, description="Tokens that all personas may cost; about 1,300 a user with SmolLM2."
     )
 
+    persona_writer: str = pydantic.Field(
+        default="teacher", description="Who writes personas: `teacher`, or the released `student`."
+    )
+    student_model: str = pydantic.Field(
+        default="", description="Name under which an endpoint serves the student's adapter."
+    )
+
     @abstractmethod
     def engine(self) -> "LanguageEngineConfig":
         """How a Ray job reaches the model. Its ``identity`` is part of every version derived from it."""

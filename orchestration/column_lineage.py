@@ -179,6 +179,12 @@ SOURCES: dict[str, Sources] = {
             *_of(_EMBEDDINGS, "embedding"),
         ],
     ),
+    "personas/persona_student": _each(
+        "ifr grounding coverage exploration_validity next_cluster_recall next_cluster_hit next_novel_hit "
+        "exploration_agreement artifact",
+        [*_INTERESTS, *_of("clusters/cluster_profiles", "centroid")],
+    )
+    | _each("users users_with_later_likes", _of(_SPLITS, "user_id label position")),
     "vista/summarizer": _each(
         "artifact valid_auc valid_auc_low valid_auc_high valid_logloss test_auc best_epoch epochs metrics", _FITTED
     )

@@ -116,6 +116,13 @@ class Settings(BaseSettings):
     persona_token_budget: int = pydantic.Field(
         50_000, ge=0, description="Tokens that all personas may cost; about 1,450 a user with SmolLM2."
     )
+    persona_writer: Literal["teacher", "student"] = pydantic.Field(
+        "teacher",
+        description="Who writes personas: the `teacher`, several calls a user, or the released `student`, one.",
+    )
+    llm_student_model: str = pydantic.Field(
+        "", description="Name under which the endpoint serves the released student's adapter."
+    )
     text_encoder: str = pydantic.Field(
         "", description="Folder of a sentence-transformers checkpoint; MiniLM-L6 by default."
     )

@@ -6,6 +6,7 @@ the candidates the model's choice is taken where it chose for the same content b
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,7 @@ from ray_jobs.persona_panels import (
     read_world,
 )
 from ray_jobs.persona_planning import SPLIT_RULES, Plan, count_activity, find_all, make_plan, read_history
+from ray_jobs.persona_writers import tokens_of
 from ray_jobs.tables.personas import USER_PERSONAS
 from ray_jobs.text_encoding import TextEncoderConfig
 from ray_jobs.warehouse import Warehouse
@@ -173,7 +175,7 @@ def read_written(config: Config, world: World, parameters: Parameters) -> tuple[
         interests=parameters.interests,
         exploration=parameters.exploration,
         token_budget=parameters.token_budget,
-        max_new_tokens=parameters.max_new_tokens,
+        tokens_of=functools.partial(tokens_of, parameters.writer, max_new_tokens=parameters.max_new_tokens),
         identity=parameters.identity,
     )
     users = sorted(plan.users["user_id"].to_list())

@@ -18,6 +18,7 @@ from models.personas.interests import InterestConfig, eligible_users, weigh_like
 from models.personas.measures import Topics
 from ray_jobs.embedding_store import as_matrix
 from ray_jobs.persona_planning import Found
+from ray_jobs.persona_writers import WriterKind
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, ITEM_EMBEDDINGS, SEMANTIC_IDS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE
 from ray_jobs.warehouse import Warehouse
@@ -48,6 +49,7 @@ class Parameters(NamedTuple):
     exploration: ExplorationConfig
     token_budget: int
     max_new_tokens: int
+    writer: WriterKind
     identity: dict[str, Any]
 
 

@@ -1,6 +1,7 @@
 """Which users get a persona, and what the model is asked for each: tables in, plan out. Nothing is paid here."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -12,7 +13,7 @@ from models.personas.exploration import ExplorationConfig, find_candidates, rela
 from models.personas.interests import InterestConfig, eligible_users, find_interests
 from models.personas.salient_terms import salient_terms
 from models.personas.term_groups import find_term_interests
-from ray_jobs.persona_prompts import Anchor, Interest, Request, estimated_tokens
+from ray_jobs.persona_prompts import Anchor, Interest, Request
 from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
@@ -106,6 +107,24 @@ def read_history(warehouse: Warehouse, user_ids: list[str]) -> pl.DataFrame:
     return events.join(items, on="item_id", how="left")
 
 
+def earlier(history: pl.DataFrame, held_share: float) -> pl.DataFrame:
+    """The history without the newest ``held_share`` of each user's events.
+
+    By place and not by time: clocks of imported histories put all of a user's events on one day.
+    """
+    return history.filter(~_is_later(held_share)) if held_share else history
+
+
+def later(history: pl.DataFrame, held_share: float) -> pl.DataFrame:
+    """The events that `earlier` leaves out."""
+    return history.filter(_is_later(held_share))
+
+
+def _is_later(held_share: float) -> pl.Expr:
+    place = pl.col("position").rank("ordinal").over("user_id")
+    return place > (1 - held_share) * pl.len().over("user_id")
+
+
 def _requests(interests: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, Request]:
     anchors: dict[str, list[Anchor]] = {}
     grouped = candidates.group_by("user_id", "anchor_cluster", maintain_order=True).agg("cluster", "label")
@@ -155,9 +174,10 @@ def make_plan(
     interests: InterestConfig,
     exploration: ExplorationConfig,
     token_budget: int,
-    max_new_tokens: int,
+    tokens_of: Callable[[Request], int],
     identity: dict[str, Any],
     user_ids: list[str] | None = None,
+    held_share: float = 0.0,
 ) -> Plan:
     """Plans the personas of the most active users that a token budget covers.
 
@@ -169,16 +189,17 @@ def make_plan(
         interests: Knobs of the interests.
         exploration: Knobs of the explorations.
         token_budget: Tokens, estimated.
-        max_new_tokens: Token limit of an answer.
+        tokens_of: About how many tokens a user's request costs.
         identity: Whatever else decides the text: prompts, model, parameters.
         user_ids: Users that are looked at; all by default.
+        held_share: The newest share of each user's events is not looked at: what personas are judged by.
     """
     activity = count_activity(warehouse, user_ids)
     eligible = eligible_users(activity, interests)
     # No user costs less than this, so more users need not be read.
-    least = estimated_tokens(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]), max_new_tokens)
+    least = tokens_of(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]))
     looked_at = eligible.head(token_budget // least)
-    history = read_history(warehouse, looked_at["user_id"].to_list())
+    history = earlier(read_history(warehouse, looked_at["user_id"].to_list()), held_share)
     found, candidates, requests = find_all(warehouse, history, interests, exploration)
     last = dict(history.group_by("user_id").agg(pl.col("timestamp").max()).iter_rows())
     rows: list[dict[str, Any]] = []
@@ -188,7 +209,7 @@ def make_plan(
         if request is None:
             num_considered += 1
             continue
-        tokens = estimated_tokens(request, max_new_tokens)
+        tokens = tokens_of(request)
         if spent + tokens > token_budget:
             break
         spent += tokens

@@ -138,13 +138,14 @@ def compose(sentences: list[tuple[Interest, str]], explored: list[str]) -> str:
 
 def estimated_tokens(request: Request, max_new_tokens: int) -> int:
     """About how many tokens a user costs, shared messages and second tries included: what the budget is cut by."""
-    text = sum(_tokens(m.content) for m in interest_messages())
-    choice = sum(_tokens(m.content) for m in choice_messages())
-    sentences = sum(text + _tokens(ask_interest(i)) + max_new_tokens for i in request.interests)
-    choices = sum(choice + _tokens(ask_choice(request, a, a.candidate_labels)) for a in request.anchors)
+    text = sum(count_tokens(m.content) for m in interest_messages())
+    choice = sum(count_tokens(m.content) for m in choice_messages())
+    sentences = sum(text + count_tokens(ask_interest(i)) + max_new_tokens for i in request.interests)
+    choices = sum(choice + count_tokens(ask_choice(request, a, a.candidate_labels)) for a in request.anchors)
     return int((1 + REPAIRED_SHARE) * sentences + choices)
 
 
-def _tokens(text: str) -> float:
+def count_tokens(text: str) -> float:
+    """About how many tokens a text has."""
     plain_bytes = len(text.encode("ascii", "ignore"))
     return plain_bytes / CHARACTERS_PER_TOKEN + len(text.encode()) - plain_bytes

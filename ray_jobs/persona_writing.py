@@ -5,6 +5,7 @@ Each finished batch is appended to the store by the actor that made it, so a kil
 
 import dataclasses
 import datetime as dt
+import functools
 import json
 import sys
 from typing import Any
@@ -16,31 +17,18 @@ import pydantic
 
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
-from models.personas.validation import Problem
 from ray_jobs.actors import map_blocks
 from ray_jobs.embedding_store import as_lists, embed
 from ray_jobs.entrypoint import serve_pipes
-from ray_jobs.language.engine import ChoiceError, LanguageEngine, LanguageEngineConfig, Usage, load_engine
+from ray_jobs.language.engine import LanguageEngine, LanguageEngineConfig, Usage
 from ray_jobs.persona_planning import Plan, make_plan
-from ray_jobs.persona_prompts import (
-    NEVER_ANSWERED,
-    Request,
-    ask_choice,
-    ask_interest,
-    choice_messages,
-    compose,
-    interest_messages,
-    neutral_person,
-    plain,
-    problem_of,
-    prompts_digest,
-)
+from ray_jobs.persona_prompts import NEVER_ANSWERED, Request, compose
+from ray_jobs.persona_writers import StudentConfig, load_writer, tokens_of, writer_identity
 from ray_jobs.progress import Progress
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_DEAD_LETTERS, PERSONA_STORE, USER_PERSONAS
 from ray_jobs.text_encoding import TextEncoderConfig
 from ray_jobs.warehouse import Table, Warehouse
 
-NO_REPEAT_NGRAM = 3
 APPEND_ONLY = "append-only"
 # Above what any users cost, and within what a row count can be.
 ANY_COST = 10**12
@@ -51,6 +39,7 @@ class Config(pydantic.BaseModel, frozen=True):
 
     warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
     engine: LanguageEngineConfig = pydantic.Field(description="The language model.")
+    student: StudentConfig | None = pydantic.Field(None, description="The student that writes; None: the teacher.")
     encoder: TextEncoderConfig = pydantic.Field(description="The text encoder.")
     version: str = pydantic.Field(description="Version of the table that is written.")
     persona_version: str = pydantic.Field(description="Codebook version, prompts, model revision and parameters.")
@@ -78,7 +67,7 @@ class Result(pydantic.BaseModel, frozen=True):
 
 
 class PersonaWriter:
-    """Batch actor: chooses what is new, writes the sentences, stores what is usable and what is not.
+    """Batch actor: has personas written, and stores what is usable and what is not.
 
     Args:
         config: The job's knobs.
@@ -92,7 +81,8 @@ class PersonaWriter:
 
             torch.set_num_threads(threads)
         self.config = config
-        self.engine = engine or load_engine(config.engine)
+        self.writer = load_writer(config.engine, config.student, config.max_new_tokens, engine)
+        self.engine = self.writer.engine
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Writes the personas of a batch (``content_key``, ``request``) and returns what they cost, in one row."""
@@ -111,24 +101,22 @@ class PersonaWriter:
         return pa.table({"users": [batch.num_rows]} | {name: [count] for name, count in spent._asdict().items()})
 
     def _write(self, keys: list[str], requests: list[Request], before: Usage) -> None:
-        explored = self._explore(requests)
-        sentences, problems, attempts = self._describe(requests)
+        personas = self.writer.write(requests)
         spent = self.engine.usage.minus(before)
         stored: list[dict[str, Any]] = []
         dead: list[dict[str, Any]] = []
-        for row, (key, request) in enumerate(zip(keys, requests, strict=True)):
+        for row, (key, request, written) in enumerate(zip(keys, requests, personas, strict=True)):
             # The engine counts what a batch cost; its users bear equal parts.
             part = Usage(*(n // len(keys) + (row < n % len(keys)) for n in spent))
             common = {
                 "content_key": key,
-                "attempts": attempts[row],
+                "attempts": written.attempts,
                 "prompt_tokens": part.prompt_tokens,
                 "completion_tokens": part.completion_tokens,
                 "created_timestamp": dt.datetime.now(dt.UTC),
             }
-            said = [(i, sentences[row][i.cluster]) for i in request.interests if i.cluster in sentences[row]]
-            if not said:
-                dead.append(common | problems[row]._asdict())
+            if not written.sentences:
+                dead.append(common | written.problem._asdict())
                 continue
             labels = {
                 c: label for a in request.anchors for c, label in zip(a.candidates, a.candidate_labels, strict=True)
@@ -136,71 +124,14 @@ class PersonaWriter:
             stored.append(
                 common
                 | {
-                    "text": compose(said, [labels[c] for _, c in explored[row]]),
-                    "described": [i.cluster for i, _ in said],
-                    "explored": [c for _, c in explored[row]],
-                    "anchors": [a for a, _ in explored[row]],
+                    "text": compose(written.sentences, [labels[c] for _, c in written.explored]),
+                    "described": [i.cluster for i, _ in written.sentences],
+                    "explored": [c for _, c in written.explored],
+                    "anchors": [a for a, _ in written.explored],
                 }
             )
         self.config.warehouse.append(PERSONA_STORE, pa.Table.from_pylist(stored, PERSONA_STORE.schema))
         self.config.warehouse.append(PERSONA_DEAD_LETTERS, pa.Table.from_pylist(dead, PERSONA_DEAD_LETTERS.schema))
-
-    def _explore(self, requests: list[Request]) -> list[list[tuple[int, int]]]:
-        """For each user the pairs (anchor, chosen cluster); one choice an anchor, all distinct."""
-        explored: list[list[tuple[int, int]]] = [[] for _ in requests]
-        for turn in range(max((len(r.anchors) for r in requests), default=0)):
-            asked, users, options = [], [], []
-            for row, request in enumerate(requests):
-                if turn >= len(request.anchors):
-                    continue
-                anchor, taken = request.anchors[turn], {c for _, c in explored[row]}
-                left = [
-                    (c, label)
-                    for c, label in zip(anchor.candidates, anchor.candidate_labels, strict=True)
-                    if c not in taken
-                ]
-                if left:
-                    asked.append((row, anchor.cluster, [c for c, _ in left]))
-                    users.append(ask_choice(request, anchor, [label for _, label in left]))
-                    options.append([plain(label) for _, label in left])
-            if not asked:
-                continue
-            chosen: list[int | None]
-            try:
-                chosen = list(self.engine.choose(list(choice_messages()), users, options, neutral_person()))
-            except ChoiceError as error:
-                chosen = error.chosen
-            for (row, anchor_cluster, clusters), option in zip(asked, chosen, strict=True):
-                if option is not None:
-                    explored[row].append((anchor_cluster, clusters[option]))
-        return explored
-
-    def _describe(self, requests: list[Request]) -> tuple[list[dict[int, str]], list[Problem], list[int]]:
-        """Usable sentences by cluster, the last problem and the number of calls of each user; two tries a sentence."""
-        sentences: list[dict[int, str]] = [{} for _ in requests]
-        problems = [Problem("no_interest", "There was nothing to describe.") for _ in requests]
-        attempts = [0] * len(requests)
-        waiting = [(row, interest) for row, request in enumerate(requests) for interest in request.interests]
-        for repair in (False, True):
-            if not waiting:
-                break
-            answers = self.engine.complete(
-                list(interest_messages(repair)),
-                [ask_interest(i, repair=repair) for _, i in waiting],
-                self.config.max_new_tokens,
-                no_repeat_ngram=NO_REPEAT_NGRAM,
-            )
-            failed = []
-            for (row, interest), answer in zip(waiting, answers, strict=True):
-                attempts[row] += 1
-                problem = problem_of(answer, interest)
-                if problem is None:
-                    sentences[row][interest.cluster] = answer.text
-                else:
-                    problems[row] = problem
-                    failed.append((row, interest))
-            waiting = failed
-        return sentences, problems, attempts
 
 
 def known_keys(warehouse: Warehouse, keys: list[str]) -> pl.DataFrame:
@@ -305,16 +236,16 @@ def assemble(config: Config, plan: Plan) -> pl.DataFrame:
 def parameters(config: Config) -> dict[str, Any]:
     """What a plan is made with: knobs, and what else decides a text. Kept beside the table, for who plans again."""
     identity = {
-        "prompts": prompts_digest(),
         "engine": config.engine.identity,
         "max_new_tokens": config.max_new_tokens,
         "code": config.code_version,
-    }
+    } | writer_identity(config.student)
     return {
         "interests": dataclasses.asdict(config.interests),
         "exploration": dataclasses.asdict(config.exploration),
         "token_budget": config.token_budget,
         "max_new_tokens": config.max_new_tokens,
+        "writer": "teacher" if config.student is None else "student",
         "identity": identity,
     }
 
@@ -326,13 +257,14 @@ def plan_personas(config: Config, user_ids: list[str] | None = None) -> Plan:
         config: The job's knobs.
         user_ids: Users whose personas are planned whatever they cost; by default all that the budget covers.
     """
+    said = parameters(config)
     return make_plan(
         config.warehouse,
         interests=config.interests,
         exploration=config.exploration,
         token_budget=config.token_budget if user_ids is None else ANY_COST,
-        max_new_tokens=config.max_new_tokens,
-        identity=parameters(config)["identity"],
+        tokens_of=functools.partial(tokens_of, said["writer"], max_new_tokens=config.max_new_tokens),
+        identity=said["identity"],
         user_ids=user_ids,
     )
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from assets.personas.user_personas import CODE_VERSION, PersonasConfig, version_in_force
-from assets.resources import Features, LanguageModel, Ledger, Tables, TextEncoder
+from assets.personas.students import released_student
+from assets.personas.user_personas import CODE_VERSION, PersonasConfig, knobs_of, version_in_force
+from assets.resources import Features, LanguageModel, Ledger, Tables, TextEncoder, Tracking
 from ray_jobs.tables.personas import USER_PERSONAS
 
 if TYPE_CHECKING:
@@ -39,21 +40,21 @@ def _shared(
     ledger: Ledger,
     language_model: LanguageModel,
     text_encoder: TextEncoder,
+    tracking: Tracking,
     config: RefreshConfig,
 ) -> dict[str, Any]:
-    from models.personas.exploration import ExplorationConfig
     from models.personas.freshness import FreshnessConfig
-    from models.personas.interests import InterestConfig
 
     engine, encoder = language_model.engine(), text_encoder.encoder()
-    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests"}))
-    exploration = ExplorationConfig(num_anchors=config.num_explorations)
+    student = released_student(config.writer, language_model, tables, tracking)
+    interests, exploration = knobs_of(config)
     return {
         "engine": engine,
+        "student": student,
         "encoder": encoder,
         "interests": interests,
         "exploration": exploration,
-        "persona_version": version_in_force(tables, engine, encoder, interests, exploration),
+        "persona_version": version_in_force(tables, engine, encoder, interests, exploration, student),
         "freshness": FreshnessConfig(window=config.window, max_age_seconds=config.max_age_days * 86_400),
         "queue": ledger.persona_queue(),
         "store": features.persona_store(),
@@ -66,6 +67,7 @@ def refresh_config(
     ledger: Ledger,
     language_model: LanguageModel,
     text_encoder: TextEncoder,
+    tracking: Tracking,
     config: RefreshConfig,
     owner: str,
 ) -> "persona_refresh.Config":
@@ -77,20 +79,21 @@ def refresh_config(
         ledger: Where the queue is.
         language_model: What writes.
         text_encoder: Part of the version.
+        tracking: Where a released student is registered.
         config: Knobs.
         owner: Name of the drain.
     """
     from models.personas.safety import SafetyConfig
     from ray_jobs import persona_refresh, persona_writing
 
-    shared = _shared(tables, features, ledger, language_model, text_encoder, config)
+    shared = _shared(tables, features, ledger, language_model, text_encoder, tracking, config)
     writing = persona_writing.Config(
         warehouse=tables.warehouse(),
         version="",
         code_version=CODE_VERSION,
         users_per_batch=config.users_per_batch,
         num_actors=config.num_actors,
-        **{k: shared.pop(k) for k in ("engine", "encoder", "interests", "exploration", "persona_version")},
+        **{k: shared.pop(k) for k in ("engine", "student", "encoder", "interests", "exploration", "persona_version")},
     )
     safety = SafetyConfig(
         terms={category: tuple(terms) for category, terms in config.unsafe_terms.items()},
@@ -112,6 +115,7 @@ def reader_config(
     ledger: Ledger,
     language_model: LanguageModel,
     text_encoder: TextEncoder,
+    tracking: Tracking,
     config: RefreshConfig | None = None,
 ) -> "persona_serving.Config":
     """Config of `ray_jobs.persona_serving.PersonaReader`, for whoever serves requests.
@@ -124,11 +128,14 @@ def reader_config(
         ledger: Where the queue is.
         language_model: Part of the version.
         text_encoder: Part of the version.
+        tracking: Where a released student is registered.
         config: The knobs of the drain.
     """
     from ray_jobs import persona_serving
 
-    shared = _shared(tables, features, ledger, language_model, text_encoder, config or RefreshConfig.model_validate({}))
+    shared = _shared(
+        tables, features, ledger, language_model, text_encoder, tracking, config or RefreshConfig.model_validate({})
+    )
     kept = ("interests", "persona_version", "freshness", "queue", "store")
     catalogue = persona_serving.load_catalogue(tables.warehouse())
     return persona_serving.Config(catalogue=catalogue, **{k: shared[k] for k in kept})

@@ -1,17 +1,16 @@
 """User personas: inputs are splits, items, captions and clusters; the version is theirs with model and prompts."""
 
-from typing import Literal
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
 from assets.personas.samples import sample_personas
+from assets.personas.students import released_student
 from assets.policies import LLM_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
-from assets.resources import LanguageModel, RayJobs, Tables, TextEncoder
+from assets.resources import LanguageModel, RayJobs, Tables, TextEncoder, Tracking
 from models.identity import version_of
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
@@ -21,14 +20,17 @@ if TYPE_CHECKING:
     from models.personas.exploration import ExplorationConfig
     from models.personas.interests import InterestConfig
     from ray_jobs.language.engine import LanguageEngineConfig
+    from ray_jobs.persona_writers import StudentConfig
     from ray_jobs.text_encoding import TextEncoderConfig
 
 CODE_VERSION = "2"
+NOTHING_SPENT = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0) | {"cache_hit_rate": 1.0}
 
 
 class PersonasConfig(dg.Config):
     """Knobs of the personas."""
 
+    writer: str = pydantic.Field("", description="`teacher` or `student`; empty: the platform's choice.")
     token_budget: int = pydantic.Field(0, ge=0, description="Tokens that all may cost; 0: the platform's budget.")
     min_events: int = pydantic.Field(10, ge=1, description="Least number of events of a user with enough history.")
     min_likes: int = pydantic.Field(5, ge=1, description="Least number of liked items of such a user.")
@@ -67,6 +69,7 @@ def user_personas(
     ray_jobs: RayJobs,
     language_model: LanguageModel,
     text_encoder: TextEncoder,
+    tracking: Tracking,
 ) -> dg.MaterializeResult:
     """Natural-language persona of each user within the token budget: interests shown by items, and what is new to try.
 
@@ -75,26 +78,23 @@ def user_personas(
     If this is red: the model could not be reached (the error names it), or a check found a persona that its user's
     history does not carry; run `rematerialize_failed`, what was written is kept.
     """
-    from models.personas.exploration import ExplorationConfig
-    from models.personas.interests import InterestConfig
     from ray_jobs import persona_writing
-    from ray_jobs.persona_prompts import prompts_digest
+    from ray_jobs.persona_writers import writer_identity
 
     report, engine, encoder = Report(USER_PERSONAS), language_model.engine(), text_encoder.encoder()
-    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests", "grouping"}))
-    exploration = ExplorationConfig(num_anchors=config.num_explorations)
+    interests, exploration = knobs_of(config)
     budget = config.token_budget or language_model.persona_token_budget
-    persona_version = version_in_force(tables, engine, encoder, interests, exploration)
+    student = released_student(config.writer, language_model, tables, tracking)
+    persona_version = version_in_force(tables, engine, encoder, interests, exploration, student)
     version = version_of(
         personas=persona_version, splits=tables.version(SPLITS), items=tables.version(ITEMS), budget=budget
     )
-    model = f"{engine.identity['model']}@{engine.revision}"
     if tables.is_current(USER_PERSONAS, version):
-        nothing = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0)
-        return report.unchanged(tables, version, coverage(tables) | nothing | {"cache_hit_rate": 1.0, "model": model})
+        return report.unchanged(tables, version, coverage(tables) | NOTHING_SPENT | {"model": engine.named})
     job = persona_writing.Config(
         warehouse=tables.warehouse(),
         engine=engine,
+        student=student,
         encoder=encoder,
         version=version,
         persona_version=persona_version,
@@ -119,11 +119,20 @@ def user_personas(
             "usd": engine.usd(done.prompt_tokens, done.completion_tokens),
             "cache_hit_rate": round(done.cache_hit_rate, 4),
             "personas_without_exploration": sum(not e for e in data["explorations"].to_pylist()),
-            "model": model,
-            "prompts": prompts_digest(),
+            "model": engine.named,
+            **writer_identity(student),
             "samples": sample_personas(data),
         },
     )
+
+
+def knobs_of(config: PersonasConfig) -> tuple["InterestConfig", "ExplorationConfig"]:
+    """The knobs as interests and explorations take them."""
+    from models.personas.exploration import ExplorationConfig
+    from models.personas.interests import InterestConfig
+
+    interests = InterestConfig(**config.model_dump(include={"min_events", "min_likes", "max_interests", "grouping"}))
+    return interests, ExplorationConfig(num_anchors=config.num_explorations)
 
 
 def version_in_force(
@@ -132,19 +141,20 @@ def version_in_force(
     encoder: "TextEncoderConfig",
     interests: "InterestConfig",
     exploration: "ExplorationConfig",
+    student: "StudentConfig | None",
 ) -> str:
     """Version of the personas that these models and knobs write from the tables as they are."""
-    from ray_jobs.persona_prompts import prompts_digest
+    from ray_jobs.persona_writers import writer_identity
 
     return version_of(
         ids=tables.version(SEMANTIC_IDS),
         profiles=tables.version(CLUSTER_PROFILES),
-        prompts=prompts_digest(),
         engine=engine.identity,
         encoder=encoder.identity,
         interests=interests,
         exploration=exploration,
         code=CODE_VERSION,
+        **writer_identity(student),
     )
 
 

@@ -5,7 +5,7 @@ Legend: B rows, Q query tokens, S longest own prompt, L own tokens so far, V voc
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers.cache_utils import Cache
@@ -199,11 +199,21 @@ class TextRules(NamedTuple):
         return self.max_new_tokens + sum(len(self.mark) + max(map(len, c.options)) for c in self.choices)
 
 
+class Grammar(Protocol):
+    """What holds one row's text to a form, token by token."""
+
+    def hold(self, logits: torch.Tensor) -> None:
+        """Sets the logits ``(V,)`` of tokens that may not come next to minus infinity, in place."""
+
+    def accept(self, token: int) -> None:
+        """Moves past ``token``."""
+
+
 class _Row:
     """One row: its text, and what of it and of its choices the batch has not been fed yet."""
 
-    def __init__(self, rules: TextRules):
-        self.rules = rules
+    def __init__(self, rules: TextRules, grammar: Grammar | None = None):
+        self.rules, self.grammar = rules, grammar
         self.text: list[int] = []
         self.finish = LENGTH
         self.done = False
@@ -213,6 +223,10 @@ class _Row:
     def take(self, best: int, logits: torch.Tensor) -> int:
         """Takes the next token, given the best one and all logits ``(V,)``; returns the token to feed."""
         rules, text = self.rules, self.text
+        if self.grammar is not None:
+            self.grammar.hold(logits)
+            best = int(logits.argmax())
+            self.grammar.accept(best)
         if rules.no_repeat_ngram and (banned := banned_tokens(text, rules.no_repeat_ngram)) and best in banned:
             logits[banned] = -torch.inf
             best = int(logits.argmax())
@@ -254,7 +268,13 @@ def _choose_all(batch: _Batch, rows: Sequence[_Row], rules: TextRules) -> None:
 
 @torch.inference_mode()
 def generate(
-    model: Any, prefix: Prefix, prompts: Sequence[Sequence[int]], rules: TextRules, *, pad_id: int
+    model: Any,
+    prefix: Prefix,
+    prompts: Sequence[Sequence[int]],
+    rules: TextRules,
+    *,
+    pad_id: int,
+    grammars: Sequence[Grammar] = (),
 ) -> list[Generated]:
     """Decodes greedily; finished rows leave the batch, and come together again to make their choices.
 
@@ -264,11 +284,12 @@ def generate(
         prompts: Own token ids of each row, not empty.
         rules: How texts go on and end.
         pad_id: Token that fills shorter prompts.
+        grammars: What holds each row's text; none leaves texts free.
     """
     # Rows take their tokens in the same passes; where their options differ in length, some columns stay empty.
     room = sum(len(rules.mark) + 2 * max(map(len, c.options)) for c in rules.choices)
     batch = _Batch(model, prefix, prompts, rules.max_new_tokens + room, pad_id)
-    all_rows = rows = [_Row(rules) for _ in prompts]
+    all_rows = rows = [_Row(rules, grammars[i] if grammars else None) for i in range(len(prompts))]
     finished: list[_Batch] = []
     order: list[_Row] = []
     logits = batch.prefill()

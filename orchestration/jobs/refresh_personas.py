@@ -5,7 +5,7 @@ import dagster as dg
 from assets.failures import data_errors_are_final
 from assets.personas.refreshing import KEY, RefreshConfig, ask_for_written, observed, refresh_config
 from assets.policies import LLM_POOL
-from assets.resources import Features, LanguageModel, Ledger, RayJobs, Tables, TextEncoder
+from assets.resources import Features, LanguageModel, Ledger, RayJobs, Tables, TextEncoder, Tracking
 
 
 # In the pool of the language model, so that it and the asset never write the same text at the same time.
@@ -20,9 +20,10 @@ def drain_persona_queue(
     ray_jobs: RayJobs,
     language_model: LanguageModel,
     text_encoder: TextEncoder,
+    tracking: Tracking,
 ) -> None:
     """See the description."""
-    job = refresh_config(tables, features, ledger, language_model, text_encoder, config, context.run.run_id)
+    job = refresh_config(tables, features, ledger, language_model, text_encoder, tracking, config, context.run.run_id)
     if config.replay:
         context.log.info(f"{job.queue.replay():,} dead letters are queued again.")
     if config.warm:

@@ -27,6 +27,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         usd_per_million_prompt_tokens=settings.llm_usd_per_million_prompt_tokens,
         usd_per_million_completion_tokens=settings.llm_usd_per_million_completion_tokens,
         persona_token_budget=settings.persona_token_budget,
+        persona_writer=settings.persona_writer,
+        student_model=settings.llm_student_model,
     )
     remote_tables = "://" in settings.warehouse
     return {

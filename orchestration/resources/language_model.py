@@ -97,6 +97,8 @@ def language_model_twin(
     usd_per_million_prompt_tokens: float,
     usd_per_million_completion_tokens: float,
     persona_token_budget: int = 50_000,
+    persona_writer: str = "teacher",
+    student_model: str = "",
 ) -> LanguageModel:
     """The endpoint if there is one, else the model in process.
 
@@ -105,7 +107,11 @@ def language_model_twin(
     """
     if not base_url:
         return EmbeddedLanguageModel(
-            cache_dir=cache_dir, folder=model, device=device, persona_token_budget=persona_token_budget
+            cache_dir=cache_dir,
+            folder=model,
+            device=device,
+            persona_token_budget=persona_token_budget,
+            persona_writer=persona_writer,
         )
     if not model:
         raise ValueError("BELVEDERE_LLM_BASE_URL names an endpoint, but no model there: set BELVEDERE_LLM_MODEL.")
@@ -120,4 +126,6 @@ def language_model_twin(
         usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
         usd_per_million_completion_tokens=usd_per_million_completion_tokens,
         persona_token_budget=persona_token_budget,
+        persona_writer=persona_writer,
+        student_model=student_model,
     )

@@ -1,6 +1,7 @@
 """The interface of language engines: what a job asks of a model, and how the model is reached."""
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pydantic
 
@@ -21,6 +22,8 @@ class LanguageEngineConfig(pydantic.BaseModel, frozen=True):
         "In-process only.",
     )
     cache_dir: str = pydantic.Field(default="", description="Where converted weights are kept; in-process only.")
+    adapter: str = pydantic.Field(default="", description="Folder of a PEFT adapter, merged in; in-process only.")
+    adapter_version: str = pydantic.Field(default="", description="Version of the adapter; part of the identity.")
     batch_size: int = pydantic.Field(default=64, ge=1, description="Prompts decoded together; in-process only.")
     base_url: str = pydantic.Field(default="", description="`http://host/v1`; endpoint only.")
     api_key_variable: str = pydantic.Field(
@@ -36,10 +39,16 @@ class LanguageEngineConfig(pydantic.BaseModel, frozen=True):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What of the engine decides the text: model, revision and type."""
+        """What of the engine decides the text: model, revision, type, and the adapter where there is one."""
         # Folders differ between machines and their revision tells weights apart; an endpoint's name is all there is.
         name = self.model if self.kind == "openai" else self.model.rsplit("/", 1)[-1]
-        return {"model": name, "revision": self.revision, "dtype": self.dtype}
+        adapted = {"adapter": self.adapter_version} if self.adapter_version else {}
+        return {"model": name, "revision": self.revision, "dtype": self.dtype} | adapted
+
+    @property
+    def named(self) -> str:
+        """Model and revision, as people read them."""
+        return f"{self.identity['model']}@{self.revision}"
 
     @property
     def price_version(self) -> str:
@@ -184,6 +193,7 @@ class LanguageEngine(Protocol):
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
+        schemas: Sequence[dict[str, Any]] = (),
     ) -> list[Completion]:
         """Answers a batch of prompts that share their first messages.
 
@@ -194,6 +204,7 @@ class LanguageEngine(Protocol):
             stop: Text at which an answer ends (not included).
             no_repeat_ngram: Never repeat an n-gram of this size within an answer; 0 allows all. An endpoint gets a
                 frequency penalty instead.
+            schemas: JSON schema that holds each prompt's answer; none leaves answers free.
 
         Raises:
             EngineUnavailableError: If the model cannot be reached.

@@ -31,6 +31,7 @@ class OpenAIEngine:
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
+        schemas: Sequence[dict[str, Any]] = (),
     ) -> list[Completion]:
         """See `LanguageEngine.complete`."""
         limits: dict[str, Any] = {"max_tokens": max_new_tokens}
@@ -38,11 +39,12 @@ class OpenAIEngine:
             limits["stop"] = [stop]
         if no_repeat_ngram:
             limits["frequency_penalty"] = FREQUENCY_PENALTY
+        forms = [json_schema_format("answer", s) for s in schemas] or [{}] * len(users)
         return [
             Completion(reply.text.strip(), reply.prompt_tokens, reply.completion_tokens, _finish(reply))
             if reply.outcome == ANSWERED
             else Completion("", 0, 0, "error", reply.text)
-            for reply in self._ask([Request(chat(shared, user), limits) for user in users])
+            for reply in self._ask([Request(chat(shared, u), limits | f) for u, f in zip(users, forms, strict=True)])
         ]
 
     def choose(

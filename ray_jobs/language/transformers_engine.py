@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from models.language import decoding, shared_prefix
+from models.language.adapters import merge_adapter
+from ray_jobs.language.chat_prompts import render
 from ray_jobs.language.checkpoints import checkpoint_folder
 from ray_jobs.language.engine import (
     MARK,
@@ -16,6 +18,7 @@ from ray_jobs.language.engine import (
     Neutral,
     Usage,
 )
+from ray_jobs.language.grammars import Grammars
 
 PREFIXES_KEPT = 4
 # Without examples, prompts that differ in their first letter tell what all prompts have in common.
@@ -45,6 +48,8 @@ class TransformersEngine:
             folder, dtype=getattr(torch, _compute_type(config)), local_files_only=True
         )
         _check_architecture(model)
+        if config.adapter:
+            model = merge_adapter(model, config.adapter)
         model.set_attn_implementation(shared_prefix.ATTENTION)
         self.model: Any = model.to(config.device).eval()
         ends = self.model.generation_config.eos_token_id
@@ -57,6 +62,7 @@ class TransformersEngine:
         self.pad_id = self.end_ids[0]
         self.context = int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 30)
         self.usage = Usage()
+        self.grammars = Grammars(self.tokenizer, self.model.config.vocab_size, self.end_ids)
         self._prefixes: collections.OrderedDict[tuple[int, ...], shared_prefix.Prefix] = collections.OrderedDict()
         self._probed: dict[tuple[Message, ...], list[list[int]]] = {}
         self._priors: dict[tuple[tuple[Message, ...], str, tuple[str, ...]], Any] = {}
@@ -68,6 +74,7 @@ class TransformersEngine:
         max_new_tokens: int,
         stop: str | None = "\n",
         no_repeat_ngram: int = 0,
+        schemas: Sequence[dict[str, Any]] = (),
         choices: Sequence[Sequence[str]] = (),
         neutral: Neutral | None = None,
     ) -> list[Completion]:
@@ -79,6 +86,7 @@ class TransformersEngine:
             max_new_tokens: As there.
             stop: As there.
             no_repeat_ngram: As there.
+            schemas: As there.
             choices: Options of each choice that follows the text, ``<text> | <option> | <option>`` as in the examples'
                 answers; decoding is constrained to them.
             neutral: An exchange without content, to calibrate the choices by.
@@ -107,7 +115,12 @@ class TransformersEngine:
         for rows in self._batches([r for r, a in enumerate(answers) if not a.error], prompts):
             prefix = self._prefix(prompts[rows[0]][:shared_length])
             generated = decoding.generate(
-                self.model, prefix, [prompts[r][shared_length:] for r in rows], rules, pad_id=self.pad_id
+                self.model,
+                prefix,
+                [prompts[r][shared_length:] for r in rows],
+                rules,
+                pad_id=self.pad_id,
+                grammars=[self.grammars.of(schemas[r]) for r in rows] if schemas else (),
             )
             for row, (ids, finish, chosen) in zip(rows, generated, strict=True):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -231,24 +244,7 @@ class TransformersEngine:
         return prompts, common
 
     def _render(self, shared: Sequence[Message], users: Sequence[str]) -> list[list[int]]:
-        texts = []
-        for user in users:
-            for token in self.tokenizer.all_special_tokens:
-                # Text of an item must not open a turn of its own.
-                user = user.replace(token, " ")
-            texts.append(self._chat([*shared, Message("user", user.strip())]))
-        if not texts:
-            return []
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-    def _chat(self, messages: list[Message]) -> str:
-        if not self.tokenizer.chat_template:
-            return "\n".join(f"{m.role}: {m.content}" for m in messages) + "\nassistant:"
-        return str(
-            self.tokenizer.apply_chat_template(
-                [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True
-            )
-        )
+        return render(self.tokenizer, shared, users)
 
     def _prefix(self, ids: list[int]) -> shared_prefix.Prefix:
         key = tuple(ids)

@@ -54,6 +54,46 @@ PERSONA_DEAD_LETTERS = Table(
     primary_key=("content_key",),
 )
 
+PERSONA_LESSONS = Table(
+    "personas/lessons",
+    "one content that the teacher has answered for a student to learn from; append-only",
+    (
+        Column("content_key", pa.string(), "Digest of interests, prompts, model revision and parameters."),
+        Column("question", pa.string(), "What the student will be asked; empty where the gates left no lesson."),
+        Column("answer", pa.string(), "What it should answer: JSON with sentences, cited items and topics."),
+        Column("sentences_asked", pa.int32(), "Interests of the request."),
+        Column("sentences_passed", pa.int32(), "Of these, described by a sentence that passed the gates."),
+        CREATED,
+    ),
+    primary_key=("content_key",),
+)
+
+PERSONA_STUDENTS = Table(
+    "personas/persona_student",
+    "one writer on the same held-out users: the teacher, and the student before and after it was taught",
+    (
+        Column("writer", pa.string(), "`teacher`, `untaught`, `student`, or `student_free` (not held to the schema)."),
+        Column("student_version", pa.string(), "Version of the training: inputs, parameters, code."),
+        Column("released", pa.bool_(), "Whether the student passed every gate."),
+        Column("users", pa.int64(), "Held-out users."),
+        Column("users_with_later_likes", pa.int64(), "Of these, users who liked something later."),
+        Column("ifr", pa.float64(), "Instruction following rate: both tasks, exact counts, readable; of all users."),
+        Column("grounding", pa.float64(), "Share of the interests asked for with a usable, grounded sentence."),
+        Column("coverage", pa.float64(), "The same, weighted by the interests' shares of the user's likes."),
+        Column("exploration_validity", pa.float64(), "Share of the anchors with a valid, novel topic."),
+        Column("next_cluster_recall", pa.float64(), "Share of the clusters liked later that the persona names."),
+        Column("next_cluster_hit", pa.float64(), "Share of users of whom it names any."),
+        Column("next_novel_hit", pa.float64(), "The same by explorations, of clusters never touched before."),
+        Column("exploration_agreement", pa.float64(), "Share of the teacher's explorations that are chosen, too."),
+        Column("calls_per_user", pa.float64(), "Calls to the model."),
+        Column("tokens_per_user", pa.float64(), "Tokens of prompts and answers."),
+        Column("seconds_per_user", pa.float64(), "Wall time, all users in batches; without loading."),
+        Column("artifact", pa.string(), "The student's adapter, as PEFT and vLLM read it."),
+        CREATED,
+    ),
+    primary_key=("writer",),
+)
+
 PERSONA_COVERAGE = Table(
     "personas/coverage",
     "how many users have a persona, and why the others have none",

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
+from models.personas.answers import Answer, Claim, write_answer
 from ray_jobs.language.engine import ChoiceError, Completion, LanguageEngineConfig, Usage
 from ray_jobs.persona_prompts import (
     NEVER_ANSWERED,
@@ -195,3 +196,23 @@ def test_what_was_never_answered_is_asked_again(write, tables):
     answers = {"tense crime": ["Likes tense crime stories of guilt."], "war": ["Enjoys serious war stories."]}
     write(ScriptedEngine(answers), k=REQUEST)
     assert tables.read(PERSONA_STORE)["content_key"].to_pylist() == ["k"]
+
+
+def test_a_students_estimate_covers_its_call_and_is_far_below_the_teachers():
+    from transformers import AutoTokenizer
+
+    from ray_jobs.language.chat_prompts import render
+    from ray_jobs.language.checkpoints import checkpoint_folder
+    from ray_jobs.persona_student import MAX_ANSWER_TOKENS, ask_student, student_messages, student_tokens
+    from tests.ray_jobs.language.checkpoints import smollm2
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(smollm2()))
+    (prompt,) = render(tokenizer, student_messages(), [ask_student(REQUEST).user])
+    claims = [
+        Claim((1, 2), "Likes tense crime stories about guilt."),
+        Claim((3, 4), "Enjoys serious war stories about courage."),
+    ]
+    wanted = tokenizer(write_answer(Answer(tuple(claims), (0, 1)), ask_student(REQUEST).topics))["input_ids"]
+    assert len(wanted) < MAX_ANSWER_TOKENS
+    assert len(prompt) + len(wanted) < student_tokens(REQUEST) * 1.15 < 2 * (len(prompt) + len(wanted))
+    assert 3 * student_tokens(REQUEST) < estimated_tokens(REQUEST, 40)

@@ -56,7 +56,7 @@ def seed_clusters(tables, width: int = 16) -> None:
 
 
 @pytest.fixture
-def materialize(tables, instance, ray_cluster, parrots):
+def materialize(tables, tracking, instance, ray_cluster, parrots):
     def run(assets=(user_personas, *EVERY_CHECK), sentence=USABLE, **config):
         config = {"min_events": 3, "min_likes": 2, "users_per_batch": 4} | config
         return dg.materialize(
@@ -69,6 +69,7 @@ def materialize(tables, instance, ray_cluster, parrots):
                 "ray_jobs": LocalRayJobs(),
                 "text_encoder": PackagedTextEncoder(),
                 "language_model": EmbeddedLanguageModel(cache_dir="", folder=str(parrots[sentence])),
+                "tracking": tracking,
             },
         )
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ray_jobs.language.chat_prompts import conversation
 from ray_jobs.language.engine import MARK, ChoiceError, EngineSetupError, Message, Neutral, Usage, load_engine
 from tests.ray_jobs.language.checkpoints import ANIMALS, smollm2, tiny_config, tiny_llama
 
@@ -225,7 +226,7 @@ def test_checkpoint_without_chat_template_gets_plain_turns(tmp_path):
     folder = tiny_llama(tmp_path / "base")
     (folder / "chat_template.jinja").unlink()
     engine = load_engine(tiny_config(folder))
-    assert engine._chat([Message("user", "hi")]) == "user: hi\nassistant:"
+    assert conversation(engine.tokenizer, [Message("user", "hi")]) == "user: hi\nassistant:"
     assert len(engine.complete([], ["night", "day"], 4)) == 2, "works without any shared message"
 
 

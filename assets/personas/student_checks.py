@@ -1,0 +1,42 @@
+"""Checks of the student: the contract of its table, and the gates of a release."""
+
+import dagster as dg
+
+from assets.quality import Expect, table_checks
+from assets.resources import Tables
+from ray_jobs.tables.personas import PERSONA_STUDENTS
+
+_SHARES = ("ifr", "grounding", "coverage", "exploration_validity", "next_cluster_recall", "next_cluster_hit")
+
+persona_student_checks = table_checks(
+    PERSONA_STUDENTS,
+    semantic=[
+        Expect("ColumnUniqueValueCountToBeBetween", column="student_version", min_value=1, max_value=1),
+        Expect("ColumnValuesToBeBetween", column="users", min_value=1),
+        *(Expect("ColumnValuesToBeBetween", column=name, min_value=0, max_value=1) for name in _SHARES),
+    ],
+)
+
+
+@dg.asset_check(
+    asset=["personas", "persona_student"],
+    name="release_gates",
+    description="The student follows instructions, and neither its grounding nor its next-cluster recall lies further "
+    "below the teacher's than the margins allow.",
+)
+def release_gates(context: dg.AssetCheckExecutionContext, tables: Tables) -> dg.AssetCheckResult:
+    """A student that fails is kept back; the teacher goes on writing."""
+    rows = {row["writer"]: row for row in tables.read(PERSONA_STUDENTS).to_pylist()}
+    student, teacher = rows["student"], rows["teacher"]
+    told = ", ".join(
+        f"{name} {student[name]:.3f} (teacher {teacher[name]:.3f})"
+        for name in ("ifr", "grounding", "next_cluster_recall")
+    )
+    return dg.AssetCheckResult(
+        passed=student["released"],
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"users": student["users"], "failing_sample": "" if student["released"] else told},
+        description=None
+        if student["released"]
+        else f"The student is kept back and the teacher goes on writing: {told}.",
+    )

@@ -1,0 +1,270 @@
+"""Job: a student of the personas' teacher. Lessons that passed the gates, fine-tuning, examination on other users.
+
+What is finished is kept: lessons by content, the training by epoch, examinations by arm; a killed job resumes there.
+"""
+
+import functools
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pydantic
+
+from models.identity import version_of
+from models.language.adapters import LoraSettings, save_adapter
+from models.personas.exploration import ExplorationConfig
+from models.personas.interests import InterestConfig
+from models.personas.release import Bounds, failed_gates, fidelity
+from ray_jobs.artifacts import ArtifactStore
+from ray_jobs.checkpoints import read_model
+from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.language.engine import EngineSetupError, LanguageEngineConfig
+from ray_jobs.persona_evaluation import examine, outcomes
+from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, part_of, put_lessons, read_lessons, teach
+from ray_jobs.persona_planning import Plan, earlier, later, make_plan, read_history
+from ray_jobs.persona_student import student_digest
+from ray_jobs.persona_student_training import TaskConfig, build_task
+from ray_jobs.persona_writers import StudentConfig, tokens_of, writer_identity
+from ray_jobs.training import Fitted, fit
+from ray_jobs.training_task import TrainingOptions
+from ray_jobs.warehouse import Warehouse
+
+CODE_VERSION = "1"
+"""Bump when lessons, training or examination change."""
+STUDENT_FILE = "student.json"
+
+
+class Config(pydantic.BaseModel, frozen=True):
+    """Knobs of the job."""
+
+    warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
+    artifacts: ArtifactStore = pydantic.Field(description="Where lessons, checkpoints and the adapter go.")
+    inputs: dict[str, str] = pydantic.Field(description="Versions of the tables it reads.")
+    engine: LanguageEngineConfig = pydantic.Field(description="The teacher's model, and the student's base.")
+    interests: InterestConfig = pydantic.Field(InterestConfig(), description="Knobs of the interests.")
+    exploration: ExplorationConfig = pydantic.Field(ExplorationConfig(), description="Knobs of the explorations.")
+    token_budget: int = pydantic.Field(300_000, ge=0, description="Tokens that the teacher's personas may cost.")
+    max_new_tokens: int = pydantic.Field(40, ge=8, description="Token limit of a sentence of the teacher.")
+    held_events: float = pydantic.Field(0.2, gt=0, lt=1, description="Newest share of a history that judges personas.")
+    dev_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users whose loss stops the training.")
+    held_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users that only the verdict sees.")
+    lora: LoraSettings = pydantic.Field(LoraSettings(), description="Size and place of the adapter.")
+    training: TrainingOptions = pydantic.Field(
+        TrainingOptions(epochs=3, patience=1, learning_rate=5e-4, warmup_steps=4, epoch_decay=0.7, weight_decay=0.0),
+        description="How it is trained.",
+    )
+    batch_size: int = pydantic.Field(8, ge=1, description="Lessons in a step.")
+    max_tokens: int = pydantic.Field(512, ge=16, description="Longer lessons are left out.")
+    bounds: Bounds = pydantic.Field(Bounds(), description="What is asked of a student that is released.")
+    workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
+    use_gpu: bool = pydantic.Field(False, description="Whether workers and actors get a GPU each.")
+    cpus: float = pydantic.Field(1.0, gt=0, description="CPUs of a worker or actor.")
+    users_per_batch: int = pydantic.Field(16, ge=1, description="Users that the teacher answers together.")
+    num_actors: int = pydantic.Field(1, ge=1, description="Loaded teachers.")
+
+    @property
+    def name(self) -> str:
+        """Version of the training: inputs, models, prompts, parameters and code, not where it runs."""
+        where = {"warehouse", "artifacts", "engine", "workers", "use_gpu", "cpus", "users_per_batch", "num_actors"}
+        said = self.model_dump(mode="json", exclude=where | {"bounds"})
+        identity = {"engine": self.engine.identity, "prompt": student_digest()} | writer_identity(None)
+        return "student-" + version_of(code=CODE_VERSION, identity=identity, **said)
+
+    @property
+    def teacher_prompts(self) -> str:
+        """Digest of the teacher's prompts."""
+        return writer_identity(None)["prompts"]
+
+
+class ArmResult(pydantic.BaseModel, frozen=True):
+    """One writer's figures on the held-out users."""
+
+    writer: str
+    metrics: dict[str, float]
+    calls_per_user: float
+    tokens_per_user: float
+    seconds_per_user: float
+
+
+class Result(pydantic.BaseModel, frozen=True):
+    """What the job did."""
+
+    fitted: Fitted
+    arms: list[ArmResult]
+    failed: list[str] = pydantic.Field(description="Gates that the student failed, one sentence each.")
+    student: StudentConfig
+    lessons: str = pydantic.Field(description="Artifact of the lessons.")
+    num_lessons: dict[str, int]
+    users: dict[str, int] = pydantic.Field(description="Users of each part.")
+    sentences_asked: int
+    sentences_passed: int
+    llm_calls: int = pydantic.Field(description="Of the teacher, for lessons that were not kept yet.")
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def run(config: Config) -> Result:
+    """Teaches, trains and examines.
+
+    Raises:
+        EngineSetupError: If the model is behind an endpoint, where it cannot be trained.
+    """
+    if config.engine.kind != "transformers":
+        raise EngineSetupError(
+            "An endpoint's model cannot be fine-tuned from here: give its checkpoint folder (BELVEDERE_LLM_MODEL) and "
+            "no BELVEDERE_LLM_BASE_URL for this job, then serve the adapter there."
+        )
+    plan = _plan(config)
+    parts = [part_of(u, config.training.seed, config.dev_share, config.held_share) for u in plan.users["user_id"]]
+    users = plan.users.with_columns(pl.Series("part", parts, pl.String))
+    learning = users.filter(pl.col("part") != HELD)
+    gpus = 1.0 if config.use_gpu else 0.0
+    spent = teach(
+        config.warehouse,
+        config.engine,
+        config.max_new_tokens,
+        learning,
+        users_per_batch=config.users_per_batch,
+        num_actors=config.num_actors,
+        cpus=config.cpus,
+        gpus=gpus,
+    )
+    known = read_lessons(config.warehouse, learning["content_key"].to_list())
+    taught = learning.select("content_key", "part").join(known, on="content_key", maintain_order="left")
+    lessons = {
+        part: [Lesson(*row) for row in rows.select("question", "answer").iter_rows()]
+        for part in (TRAIN, DEV)
+        for rows in [taught.filter((pl.col("part") == part) & (pl.col("answer") != ""))]
+    }
+    artifact = put_lessons(config.artifacts, lessons)
+    task = TaskConfig(
+        engine=config.engine,
+        artifacts=config.artifacts,
+        lessons=artifact,
+        lora=config.lora,
+        training=config.training,
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+    )
+    fitted = fit(
+        build_task,
+        task,
+        name=config.name,
+        artifacts=config.artifacts,
+        options=config.training,
+        workers=config.workers,
+        use_gpu=config.use_gpu,
+        cpus_per_worker=config.cpus,
+    )
+    student = keep_student(config, fitted)
+    arms = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
+    by_name = {arm.writer: arm.metrics for arm in arms}
+    return Result(
+        fitted=fitted,
+        arms=arms,
+        failed=failed_gates(by_name["student"], by_name["teacher"], config.bounds),
+        student=student,
+        lessons=artifact,
+        num_lessons={part: len(rows) for part, rows in lessons.items()},
+        users={part: parts.count(part) for part in (TRAIN, DEV, HELD)},
+        sentences_asked=int(known["sentences_asked"].sum()),
+        sentences_passed=int(known["sentences_passed"].sum()),
+        llm_calls=spent.calls,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+    )
+
+
+def keep_student(config: Config, fitted: Fitted) -> StudentConfig:
+    """Writes the adapter as PEFT and vLLM read it, with what it belongs to beside it."""
+    student = StudentConfig(
+        version=fitted.name,
+        prompt=student_digest(),
+        base=config.engine.revision,
+        artifacts=config.artifacts,
+        artifact=f"persona_students/{fitted.name}",
+    )
+    if not config.artifacts.exists(student.artifact):
+        trained = read_model(config.artifacts, fitted.name)
+        with tempfile.TemporaryDirectory() as folder:
+            save_adapter(trained.weights, config.lora, Path(folder))
+            said = student.model_dump(include={"version", "prompt", "base"}) | trained.constructor
+            (Path(folder) / STUDENT_FILE).write_text(json.dumps(said, sort_keys=True), encoding="utf-8")
+            config.artifacts.put(Path(folder), student.artifact)
+    return student
+
+
+def _plan(config: Config) -> Plan:
+    """Requests of the most active users from the earlier part of their histories."""
+    return make_plan(
+        config.warehouse,
+        interests=config.interests,
+        exploration=config.exploration,
+        token_budget=config.token_budget,
+        tokens_of=functools.partial(tokens_of, "teacher", max_new_tokens=config.max_new_tokens),
+        identity={
+            "engine": config.engine.identity,
+            "max_new_tokens": config.max_new_tokens,
+            "code": CODE_VERSION,
+            "student": student_digest(),
+        }
+        | writer_identity(None),
+        held_share=config.held_events,
+    )
+
+
+def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float) -> list[ArmResult]:
+    if not users.height:
+        raise ValueError("No user is held out for the verdict: raise token_budget or held_share.")
+    held = _held(config, plan, users)
+    examined = examine(
+        [user["request"] for user in held],
+        config.engine,
+        student,
+        config.max_new_tokens,
+        artifacts=config.artifacts,
+        name=config.name,
+        cpus=config.cpus,
+        gpus=gpus,
+    )
+    teacher = outcomes(examined["teacher"], held)
+    return [
+        ArmResult(
+            writer=arm,
+            metrics=fidelity(outcomes(found, held), teacher),
+            calls_per_user=found.calls / len(held),
+            tokens_per_user=found.tokens / len(held),
+            seconds_per_user=found.seconds / len(held),
+        )
+        for arm, found in examined.items()
+    ]
+
+
+def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any]]:
+    """Of each held-out user the request, the interests' shares, and clusters known and liked later."""
+    history = read_history(config.warehouse, users["user_id"].to_list())
+    known = earlier(history, config.held_events).drop_nulls("cluster")
+    liked = later(history, config.held_events).filter("liked").drop_nulls("cluster")
+    clusters = {
+        name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
+        for name, rows in (("known", known), ("later", liked))
+    }
+    shares: dict[str, dict[int, float]] = {}
+    for user, cluster, share in plan.interests.select("user_id", "cluster", "share").iter_rows():
+        shares.setdefault(user, {})[cluster] = share
+    return [
+        {
+            "request": request,
+            "shares": shares[user],
+            "known": clusters["known"].get(user, []),
+            "later": clusters["later"].get(user, []),
+        }
+        for user, request in users.select("user_id", "request").iter_rows()
+    ]
+
+
+if __name__ == "__main__":
+    serve_pipes(sys.modules[__name__])
