@@ -222,8 +222,8 @@ def test_leases_are_prolonged_while_the_model_writes(stage):
     def sleep(prompt):
         if not slow:
             slow.append(prompt)
-            time.sleep(1.5)
+            time.sleep(3)
             assert stage.queue.lease(9, "other", 60) == [], "still held"
 
     stage.model.before = sleep
-    assert stage.drain(lease_seconds=0.6).refreshed == 6
+    assert stage.drain(lease_seconds=2.0).refreshed == 6
