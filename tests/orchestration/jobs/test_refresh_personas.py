@@ -59,7 +59,7 @@ def publish_histories(feast, tables):
 
 
 @pytest.fixture
-def platform(tables, tmp_path, ray_cluster):
+def platform(tables, tracking, tmp_path, ray_cluster):
     """Resources of a platform with tables, and the model behind its endpoint."""
     settings = Settings(home=tmp_path / "home", runbook_base="http://docs")
     seed_tables(tables)
@@ -82,6 +82,7 @@ def platform(tables, tmp_path, ray_cluster):
                 "ray_jobs": LocalRayJobs(),
                 "language_model": EndpointLanguageModel(base_url=server.url, model="m"),
                 "text_encoder": PackagedTextEncoder(),
+                "tracking": tracking,
             },
             model,
             settings,
@@ -101,7 +102,8 @@ def launch(resources, instance, **config):
 
 
 def given(resources, *names):
-    return {n: resources[n] for n in names or ("tables", "features", "ledger", "language_model", "text_encoder")}
+    all_of_them = ("tables", "features", "ledger", "language_model", "text_encoder", "tracking")
+    return {n: resources[n] for n in names or all_of_them}
 
 
 def test_from_a_request_without_persona_to_one_with(platform, instance):
