@@ -6,6 +6,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from orchestration.jobs.captions import preview_captions, replay_dead_letters, stage_captions
 from orchestration.jobs.compare_quantisers import compare_quantisers
 from orchestration.jobs.content_ablation import content_ablation
+from orchestration.jobs.forget_user import forget_user
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
 from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, rematerialize_failed
@@ -24,4 +25,5 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     compare_quantisers,
     promote_model,
     rollback_model,
+    forget_user,
 ]
