@@ -56,7 +56,7 @@ def online_store(
     Grain: one view. Rankers are served from the store through their FeatureService; this table is the record of it.
     Only entities that changed are written.
 
-    If this is red: serving goes on with what was published before. `offline_equals_online` names the entities that
+    If this is red: serving goes on with what was published before. `offline_equals_online` names what differs (users
     differ; materialize this asset with `rebuild: true` to write everything anew.
     """
     report = Report(ONLINE_PUBLICATIONS)

@@ -170,7 +170,7 @@ def test_when_a_day_is_read_anew_the_user_stays_away(home, instance):
     resources, shop = platform(home), home.parent / "shop" / "interactions.csv"
     with shop.open("a") as events:
         events.write("u05,i9,2026-01-05T23:00:00,rating,5\n")
-    refresh(resources, instance)
+    refresh(resources, instance, ASSETS[:4])
     tables = resources["tables"]
     assert tables.warehouse().num_rows(RAW_INTERACTIONS) == 12 * 8 + 1
     assert GONE not in tables.read(USERS)["user_id"].to_pylist()
@@ -217,7 +217,7 @@ def test_killed_in_the_middle_it_goes_on_and_counts_once(home):
     assert places_with(home, GONE) == []
 
 
-@pytest.mark.parametrize("victim", ["delete", "purge", "is_purged"])
+@pytest.mark.parametrize("victim", ["delete", "purge"])
 def test_interrupted_inside_a_table_it_goes_on(home, monkeypatch, victim):
     real, calls = getattr(erasure, victim), []
 
