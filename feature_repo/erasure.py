@@ -47,7 +47,8 @@ def erase(publications: Publications, view: str, key: str, entities: list[str]) 
     Returns:
         Rows removed, and versions that were touched.
     """
-    removed, touched = 0, set()
+    removed = 0
+    touched: set[str] = set()
     for files, path, number in _files_with(publications, view, key, entities):
         folder, _, name = path.rpartition("/")
         target = f"{folder}/{UNFINISHED}{name}" if isinstance(files, pafs.LocalFileSystem) else path

@@ -270,7 +270,7 @@ class Logs(Store):
         if found := self._files():
             return f"the id in {', '.join(str(p.relative_to(self.home)) for p in found[:3])}"
         skipped = len(self.users) - len(self.sought)
-        return f"{NOTHING}; {skipped:,} ids are too short to be told from numbers" if skipped else NOTHING
+        return f"{NOTHING}; not searched for {skipped:,} ids that look like any number" if skipped else NOTHING
 
     def _files(self) -> list[Path]:
         if not self.sought:

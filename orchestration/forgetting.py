@@ -245,6 +245,8 @@ def _certificate(
         if rows
         else f"Nothing was found of {_users(len(request.users))} in {len(erased)} stores"
     )
+    unsearched = [store.store for store in erased if "not searched" in store.verified]
+    partly = f" (with exceptions in: {', '.join(unsearched)})" if unsearched else ""
     trained = f"; {len(models)} models learned from them and were not trained again" if models else ""
     return ForgetCertificate(
         request.request_id,
@@ -255,7 +257,7 @@ def _certificate(
         dt.datetime.now(dt.UTC),
         erased,
         models,
-        f"{told}, and a search found nothing of them{trained}.",
+        f"{told}, and a search found nothing of them{partly}{trained}.",
         source_revision(),
         run_id,
     )

@@ -56,8 +56,8 @@ def online_store(
     Grain: one view. Rankers are served from the store through their FeatureService; this table is the record of it.
     Only entities that changed are written.
 
-    If this is red: serving goes on with what was published before. `offline_equals_online` names what differs (users
-    differ; materialize this asset with `rebuild: true` to write everything anew.
+    If this is red: serving goes on with what was published before. `offline_equals_online` names the entities that
+    differ (users are masked); materialize this asset with `rebuild: true` to write everything anew.
     """
     report = Report(ONLINE_PUBLICATIONS)
     now = dt.datetime.now(dt.UTC)
