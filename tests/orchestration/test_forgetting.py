@@ -15,7 +15,6 @@ import pytest
 from deltalake import DeltaTable
 
 from assets.interactions.replay import export_quarantine
-from feature_repo import online
 from orchestration.forget_stores import uncovered
 from orchestration.forgetting import Platform, StillFoundError, forget
 from orchestration.jobs.forget_user import forget_user
@@ -120,6 +119,8 @@ def test_nothing_is_left_and_nothing_else_is_lost(home, instance):
     assert tables.read(QUARANTINE, ["payload"])["payload"].to_pylist() == [
         '{"user_id":"u01","item_id":"i1","timestamp":"never","action":"rating","value":"4"}'
     ]
+    from feature_repo import online  # not above: the process that is killed needs no Feast
+
     features = platform(home)["features"]
     found = online.read(features.store(), ["user_activity:num_events"], "user_id", [GONE, "u01"])
     assert [row["user_activity__num_events"] for row in found] == [None, 8]
