@@ -105,25 +105,31 @@ class DeltaRows(Store):
 def persona_keys(warehouse: Warehouse, users: list[str], encoder: Any) -> tuple[list[str], list[str]]:
     """Keys of what was made from the histories of ``users`` only: of texts in the stores, and of their embeddings.
 
-    Personas that were written again since are found in older versions of the table.
+    Every table that has users beside a ``content_key`` or a ``persona`` tells. Personas that were written again since
+    are found in older versions of these tables.
 
     Args:
         warehouse: The warehouse.
         users: Ids.
         encoder: The text encoder that the embeddings' keys were made with.
     """
-    if not warehouse.exists(USER_PERSONAS):
-        return [], []
     from ray_jobs.embedding_store import content_keys
 
-    mine = {
-        column: erasure.select(warehouse, USER_PERSONAS.name, USER_COLUMN, users, column, every_version=True)
-        for column in ("content_key", "persona")
-    }
-    for part in warehouse.batches(USER_PERSONAS, [USER_COLUMN, "content_key", "persona"]):
-        others = frame(part).filter(~pl.col(USER_COLUMN).is_in(users))
-        for column, found in mine.items():
-            found -= set(others[column])
+    mine: dict[str, set[str]] = {"content_key": set(), "persona": set()}
+    told = [
+        (name, [c for c in mine if c in found])
+        for name in erasure.table_names(warehouse)
+        if USER_COLUMN in (found := erasure.columns(warehouse, name))
+    ]
+    for name, columns in told:
+        for column in columns:
+            mine[column] |= erasure.select(warehouse, name, USER_COLUMN, users, column, every_version=True)
+    for name, columns in told:
+        if columns and any(mine.values()):
+            for part in erasure.parts(warehouse, name, [USER_COLUMN, *columns]):
+                others = frame(part).filter(~pl.col(USER_COLUMN).is_in(users))
+                for column in columns:
+                    mine[column] -= set(others[column])
     return sorted(mine["content_key"]), content_keys(sorted(mine["persona"]), encoder)
 
 

@@ -94,6 +94,12 @@ def select(
     return found - {None}
 
 
+def parts(warehouse: Warehouse, name: str, wanted: list[str]) -> Iterator[pa.Table]:
+    """Yields some columns of a table, a batch at a time."""
+    for batch in _rows(warehouse, name).to_batches(columns=wanted):
+        yield pa.Table.from_batches([batch])
+
+
 def delete(warehouse: Warehouse, name: str, column: str, values: list[str], note: str) -> None:
     """Deletes rows that have one of ``values``; only files that hold such rows are written again.
 

@@ -9,6 +9,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from deltalake import write_deltalake
 from safetensors.numpy import save_file
 
 from assets.features.item_popularity import item_popularity
@@ -110,6 +111,7 @@ def build(home: Path, instance: dg.DagsterInstance) -> dict[str, dg.Configurable
         seed_derived(tables, version=version)
         _write_personas(tables, version, resources["text_encoder"].encoder())
         refresh(resources, instance, assets)
+    _refresh_a_persona(tables)
     scored = pl.DataFrame(tables.read(training_set_table(), ["example_id", "user_id", "item_id", "split", "label"]))
     scored = scored.with_columns(
         score=pl.lit(0.5),
@@ -134,6 +136,20 @@ def build(home: Path, instance: dg.DagsterInstance) -> dict[str, dg.Configurable
     (home / "logs").mkdir()
     (home / "logs" / "run.log").write_text(f"somebody printed {GONE} here\n")
     return resources
+
+
+def _refresh_a_persona(tables) -> None:
+    """A table that nobody declared, in which the user has a text of their own."""
+    rows = {
+        "user_id": [GONE, "u02"],
+        "content_key": ["key of somebody, fresh", "key of u02, fresh"],
+        "persona": ["a", "b"],
+    }
+    write_deltalake(f"{tables.warehouse_root}/personas/refreshed", pa.table(rows))
+    spent = {"prompt_tokens": 1, "completion_tokens": 1, "created_timestamp": CREATED}
+    lists = dict.fromkeys(["described", "explored", "anchors"], [])
+    texts = [{"content_key": k, "text": "t", "attempts": 1} | lists | spent for k in rows["content_key"]]
+    tables.warehouse().append(PERSONA_STORE, pa.Table.from_pylist(texts, PERSONA_STORE.schema))
 
 
 def training_set_table():
