@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from assets.resources import Tables
+from models.forgetting import MASK
 from models.identity import version_of
 from ray_jobs.warehouse import Table
 
@@ -78,8 +79,16 @@ def _to_pandas(data: pa.Table, expectations: list[Expect]) -> Any:
     return pa.table(columns).to_pandas()
 
 
-def validate(data: pa.Table, expectations: list[Expect]) -> list[dict[str, Any]]:
-    """Validates ``data`` and returns one record an expectation: what, column, threshold, observed, ok, sample."""
+def validate(
+    data: pa.Table, expectations: list[Expect], personal: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Validates ``data`` and returns one record an expectation: what, column, threshold, observed, ok, sample.
+
+    Args:
+        data: Rows.
+        expectations: What is expected of them.
+        personal: Columns that identify a person: their values are not shown, as metadata of checks is kept for ever.
+    """
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
@@ -98,6 +107,10 @@ def validate(data: pa.Table, expectations: list[Expect]) -> list[dict[str, Any]]
     for result in outcome["results"]:
         arguments = {k: v for k, v in result["expectation_config"]["kwargs"].items() if k != "batch_id"}
         found = result["result"]
+        named = {v for k, v in arguments.items() if k.startswith("column") and isinstance(v, str)}
+        sample = found.get("partial_unexpected_list", [])[:FAILING_SAMPLE]
+        if personal & (named | set(arguments.get("column_list", ()))):
+            sample = [MASK] * len(sample)
         observed = found.get("observed_value")
         if observed is None and "unexpected_count" in found:
             observed = f"{found['unexpected_count']} unexpected of {found.get('element_count')}"
@@ -113,9 +126,7 @@ def validate(data: pa.Table, expectations: list[Expect]) -> list[dict[str, Any]]
                 "threshold": json.dumps(arguments, default=str)[:200],
                 "observed": str(raised[0] if raised else observed)[:200],
                 "ok": bool(result["success"]),
-                "failing_sample": json.dumps(found.get("partial_unexpected_list", [])[:FAILING_SAMPLE], default=str)[
-                    :300
-                ],
+                "failing_sample": json.dumps(sample, default=str, ensure_ascii=False)[:300],
             }
         )
     return records
@@ -214,6 +225,7 @@ def table_checks(
                 continue
             if data is None:
                 data = tables.read(table)
-            yield check_result(name, table, validate(data, expectations), version, suite, severity)
+            personal = frozenset(c.name for c in table.columns if c.pii)
+            yield check_result(name, table, validate(data, expectations, personal), version, suite, severity)
 
     return checks

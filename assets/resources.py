@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from feast import FeatureStore as FeastStore
 
     from assets.experiments.records import CandidateRecord, ExperimentRecord, PromotionRecord
+    from assets.forget_records import ForgetCertificate, ForgetRequest
     from assets.interactions.readers.base import Reader
     from feature_repo.publications import Publications
+    from models.forgetting import ForgetList
     from ray_jobs.artifacts import ArtifactStore
     from ray_jobs.interpretation.interpreter import InterpreterConfig
     from ray_jobs.language.engine import LanguageEngineConfig
@@ -256,6 +258,22 @@ class Features(dg.ConfigurableResource, ABC):
     def online_is_empty(self) -> bool:
         """Whether the online store holds nothing, so that whatever was written to it is lost."""
 
+    @abstractmethod
+    def forget_online(self, key: str, entities: list[str]) -> int:
+        """Deletes entities from the online store: their keys too, not only their features.
+
+        Args:
+            key: Join key.
+            entities: Its values.
+
+        Returns:
+            How many of them the store held.
+        """
+
+    @abstractmethod
+    def held_online(self, key: str, entities: list[str]) -> int:
+        """How many of these entities the online store holds, with features or without."""
+
 
 class Ledger(dg.ConfigurableResource, ABC):
     """The platform's own records (SQLAlchemy): candidates, promotions, experiments, alerts."""
@@ -306,3 +324,39 @@ class Ledger(dg.ConfigurableResource, ABC):
     @abstractmethod
     def experiment(self, name: str) -> "ExperimentRecord | None":
         """An experiment, or None."""
+
+    @abstractmethod
+    def forget_list(self) -> "ForgetList":
+        """Users who must not come back, and the secret of their digests (made on first use)."""
+
+    @abstractmethod
+    def begin_forgetting(self, request: "ForgetRequest") -> "ForgetRequest":
+        """Writes a request and puts its users on the forget-list.
+
+        Returns:
+            The unfinished request for these very users if there is one, which goes on; else ``request``.
+        """
+
+    @abstractmethod
+    def note_forgetting(self, request_id: str, done: dict[str, Any], models: tuple[str, ...]) -> None:
+        """Notes how far a request got."""
+
+    @abstractmethod
+    def append_certificate(self, certificate: "ForgetCertificate") -> bool:
+        """Appends a certificate, once for its request. Returns False if it was there."""
+
+    @abstractmethod
+    def certificates(self) -> "list[ForgetCertificate]":
+        """Every certificate, oldest first."""
+
+    @abstractmethod
+    def held_rows(self, user_ids: list[str]) -> dict[str, int]:
+        """Rows of users by table, in every table of the ledger that has a column ``user_id``."""
+
+    @abstractmethod
+    def erase_rows(self, user_ids: list[str]) -> None:
+        """Removes these rows for good: from free pages and the write-ahead log of an SQLite file, too."""
+
+    @abstractmethod
+    def tables_with_text(self, text: str) -> list[str]:
+        """Tables of the ledger in which ``text`` stands anywhere."""

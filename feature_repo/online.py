@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
@@ -61,6 +62,22 @@ def _protos(values: list[Any], of: ValueType) -> list[Value]:
     if of is ValueType.BYTES:
         return [Value() if v is None else Value(bytes_val=v) for v in values]
     return python_values_to_proto_values(values, of)
+
+
+def entity_keys(key: str, entities: list[str], serialization_version: int) -> list[bytes]:
+    """The keys of entities as Feast writes them to every online store.
+
+    Args:
+        key: Join key.
+        entities: Its values.
+        serialization_version: As the store is configured.
+    """
+    return [
+        serialize_entity_key(
+            EntityKey(join_keys=[key], entity_values=[Value(string_val=entity)]), serialization_version
+        )
+        for entity in entities
+    ]
 
 
 def empty(store: FeatureStore, view: str) -> None:

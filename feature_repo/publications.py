@@ -123,7 +123,7 @@ class Publications:
         files.create_dir(path, recursive=True)
         num_rows = sum(_write_file(files, f"{path}/part-{i:05d}.parquet", part) for i, part in enumerate(_parts(data)))
         previous = standing.version if standing is not None else ""
-        self._switch(
+        self.switch(
             view,
             {
                 "version": version,
@@ -136,7 +136,8 @@ class Publications:
         self._remove_all_but(view, {version, previous})
         return True
 
-    def _switch(self, view: str, pointer: dict[str, str | int]) -> None:
+    def switch(self, view: str, pointer: dict[str, str | int]) -> None:
+        """Lets readers see what ``pointer`` says of a view, in one step."""
         files, path = self._path(view, POINTER)
         beside = f"{path}.next" if isinstance(files, pafs.LocalFileSystem) else path
         with files.open_output_stream(beside) as stream:

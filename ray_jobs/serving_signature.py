@@ -11,6 +11,7 @@ from ray_jobs.ranker_data import FEATURE_REFS, of_split, read_examples, request_
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.warehouse import Warehouse
 
+USER = "user_id"
 EXAMPLES = 8
 TYPES = {c.name: c.type for c in TRAINING_SET.columns}
 
@@ -43,11 +44,16 @@ def _mlflow_type(kind: pa.DataType, array: Any, types: Any) -> Any:
 
 
 def example_rows(warehouse: Warehouse, kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:
-    """A few rows of the test split as a request has them, with their ``example_id``."""
+    """A few rows of the test split as a request has them, with their ``example_id``.
+
+    MLflow keeps them beside the model, where no user could be forgotten: users are numbered instead of named.
+    """
     data = of_split(read_examples(warehouse, inputs), "test").slice(0, EXAMPLES)
+    numbered = {user: f"user {n}" for n, user in enumerate(dict.fromkeys(data[USER].to_pylist()), start=1)}
     return pd.DataFrame(
         {"example_id": data["example_id"].to_pylist()}
         | {name: _asked(name, data[name].to_pylist()) for name in request_columns(kind, inputs)}
+        | {USER: [numbered[user] for user in data[USER].to_pylist()]}
     )
 
 

@@ -57,7 +57,7 @@ def online_store(
     Only entities that changed are written.
 
     If this is red: serving goes on with what was published before. `offline_equals_online` names the entities that
-    differ; materialize this asset with `rebuild: true` to write everything anew.
+    differ (users are masked); materialize this asset with `rebuild: true` to write everything anew.
     """
     report = Report(ONLINE_PUBLICATIONS)
     now = dt.datetime.now(dt.UTC)

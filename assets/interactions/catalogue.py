@@ -8,8 +8,10 @@ import polars as pl
 
 from assets.interactions.clocks import UTC_TIME, to_utc
 from assets.interactions.digests import row_digests
+from assets.interactions.forgotten import about_forgotten
 from assets.interactions.readers.base import ATTRIBUTES, POSITION, Batch, DatasetError, naming
 from assets.interactions.validation import REFUSED_SCHEMA, Judged, Limits, judge, present, shown, text
+from models.forgetting import MASK, NOBODY, ForgetList
 
 ITEM_SCHEMA: dict[str, Any] = {
     POSITION: pl.Int64,
@@ -131,10 +133,11 @@ def _keep_once(good: pl.DataFrame, table: str, key: str) -> tuple[pl.DataFrame, 
         "source",
         POSITION,
         pl.lit(f"conflicting_{key}").alias("reason"),
+        # Details are shown where a user could not be forgotten; the payload tells which one it is.
         pl.format(
             "The {} `{}` is described before in another way: keep one row for it.",
             pl.lit(table.removesuffix("s")),
-            pl.col(key),
+            pl.lit(MASK) if table == "users" else pl.col(key),
         ).alias("detail"),
         pl.struct(pl.exclude(same + ["_content", "_kept", "_repeated"])).struct.json_encode().alias("payload"),
         pl.lit(None, dtype=pl.String).alias("day"),
@@ -142,13 +145,14 @@ def _keep_once(good: pl.DataFrame, table: str, key: str) -> tuple[pl.DataFrame, 
     return kept.drop("_order", "_content", "_kept", "_repeated").sort(key), equal, conflicts
 
 
-def gather(table: str, batches: Iterator[Batch], limits: Limits) -> Catalogue:
+def gather(table: str, batches: Iterator[Batch], limits: Limits, forgotten: ForgetList = NOBODY) -> Catalogue:
     """Reads all items or users. Memory is bounded by their number.
 
     Args:
         table: ``items`` or ``users``.
         batches: The reader's stream.
         limits: Which times are credible.
+        forgotten: Users of whom no refused row is kept.
     """
     judged_by: Any = judge_items if table == "items" else judge_users
     key = "item_id" if table == "items" else "user_id"
@@ -172,6 +176,11 @@ def gather(table: str, batches: Iterator[Batch], limits: Limits) -> Catalogue:
             untitled += int(batch.rows.select((~present(batch.rows, "title")).sum()).item())
     kept, equal, conflicts = _keep_once(pl.concat(good), table, key)
     bad = pl.concat([*refused, conflicts.select("source", *REFUSED_SCHEMA)])
+    if table == "users":
+        about = about_forgotten(bad, forgotten)
+        for source, number in bad.filter(about).group_by("source").len().iter_rows():
+            read[source] -= number
+        bad = bad.filter(~about)
     return Catalogue(kept, bad, accounts(table, read, kept, bad, equal), untitled)
 
 

@@ -39,7 +39,8 @@ def sequenced(events: pl.DataFrame) -> pl.DataFrame:
     """Numbers events within their day by input order and sorts them by the tie rule.
 
     Args:
-        events: Whole days, with ``day`` and ``order``.
+        events: Whole days, with ``day`` and ``order``. A forgotten user's events keep their numbers, so that those of
+            others do not change.
     """
     numbered = events.sort("day", "order").with_columns(
         pl.int_range(pl.len(), dtype=pl.Int64).over("day").alias("sequence")
@@ -48,13 +49,17 @@ def sequenced(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def day_digests(events: pl.DataFrame) -> pl.DataFrame:
-    """Digest and size of each day of `sequenced` events."""
+    """Digest and size of each day of `sequenced` events.
+
+    The digest is that of the source's day: forgetting a user does not change it, so nothing is made again because
+    of it. The size is that of what is kept.
+    """
     if events.is_empty():
         return pl.DataFrame(schema=DAYS_SCHEMA)
     days = (
-        events.select("day", row_digests(events, DIGESTED).alias("row"))
+        events.select("day", "forgotten", row_digests(events, DIGESTED).alias("row"))
         .group_by("day", maintain_order=True)
-        .agg(pl.col("row").str.join("").alias("rows"), pl.len().cast(pl.Int64).alias("num_rows"))
+        .agg(pl.col("row").str.join("").alias("rows"), (~pl.col("forgotten")).sum().cast(pl.Int64).alias("num_rows"))
     )
     digests = [hashlib.sha256(rows.encode()).hexdigest()[:16] for rows in days["rows"]]
     return days.select("day", pl.Series("digest", digests, dtype=pl.String), "num_rows")
@@ -69,7 +74,8 @@ def stored_days(tables: Tables) -> pl.DataFrame:
     """The days that the table holds now, with digests.
 
     The table of days is believed only if it belongs to the very version of the events; else (a run died
-    between the two commits) the digests are made again from the events.
+    between the two commits) the digests are made again from the events. Those lack forgotten users, so that days that
+    had some count as changed once.
     """
     warehouse = tables.warehouse()
     standing = warehouse.version(RAW_INTERACTIONS)
@@ -90,7 +96,8 @@ def stored_days(tables: Tables) -> pl.DataFrame:
     found = [pl.DataFrame(schema=DAYS_SCHEMA)]
     for _, part in sizes.group_by("part", maintain_order=True):
         events = frame(tables.read(RAW_INTERACTIONS, [*DIGESTED, "day"], [("day", "in", part["day"].to_list())]))
-        found.append(day_digests(events.sort("day", "timestamp", "sequence")))
+        known = events.sort("day", "timestamp", "sequence").with_columns(pl.lit(False).alias("forgotten"))
+        found.append(day_digests(known))
     return pl.concat(found)
 
 
@@ -106,7 +113,7 @@ def write_days(tables: Tables, events: Spill, *, first: str, last: str, created:
 
     Args:
         tables: The warehouse.
-        events: Events of those days, in input order (``order``).
+        events: Events of those days, in input order (``order``); those that are ``forgotten`` are not written.
         first: First day, ``YYYY-MM-DD``.
         last: Last day.
         created: When the rows are written.
@@ -131,9 +138,8 @@ def write_days(tables: Tables, events: Spill, *, first: str, last: str, created:
 def _rows(events: Spill, days: list[str], created: dt.datetime) -> Iterator[pa.Table]:
     names = [c.name for c in RAW_INTERACTIONS.columns]
     for bucket in events.buckets():
-        rows = sequenced(bucket.filter(pl.col("day").is_in(days))).with_columns(
-            pl.lit(created).alias("created_timestamp")
-        )
+        rows = sequenced(bucket.filter(pl.col("day").is_in(days))).filter(~pl.col("forgotten"))
+        rows = rows.with_columns(pl.lit(created).alias("created_timestamp"))
         for start in range(0, len(rows), MAX_ROWS_IN_MEMORY):
             yield rows.slice(start, MAX_ROWS_IN_MEMORY).select(names).to_arrow()
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from assets.interactions.forgotten import about_forgotten
 from assets.interactions.readers.base import POSITION, Batch, DatasetError, naming
 from assets.interactions.spill import MAX_ROWS_IN_MEMORY, NUM_BUCKETS, Spill
 from assets.interactions.validation import CONTENT, REFUSED_SCHEMA, Limits, judge_events
+from models.forgetting import NOBODY, ForgetList
 from ray_jobs.progress import note
 
 MAX_REFUSED = 5_000_000
 SAY_EVERY_SECONDS = 5.0
+EVENT = ["event_id", "user_id", "item_id", "timestamp", "action", "value"]
 COUNTS = ("rows_read", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_outside")
 
 
@@ -23,9 +26,10 @@ class Intake:
     """What a run took in of a source.
 
     Attributes:
-        events: The events to keep, by day, in input order.
+        events: The events to keep, by day, in input order. Those of forgotten users are marked ``forgotten``: they
+            count in a day's digest, which is the source's, and are never written.
         refused: Refused rows: ``source`` and `REFUSED_SCHEMA`.
-        accounts: One row a source file, with the counts of `INGESTIONS`.
+        accounts: One row a source file, with the counts of `INGESTIONS`. Rows of forgotten users are in none.
         unused: Columns of the source that the contract has no place for.
     """
 
@@ -89,6 +93,7 @@ def _judge_all(
     books: _Books,
     limits: Limits,
     known_items: pl.Series | None,
+    forgotten: ForgetList,
     first: str,
     last: str,
 ) -> set[str]:
@@ -103,15 +108,18 @@ def _judge_all(
             named,
             pl.int_range(order, order + pl.len(), dtype=pl.Int64).alias("order"),
             within.alias("inside"),
+            forgotten.holds(judged.good["user_id"]),
         )
         order += len(events)
         faults = batch.faults.with_columns(pl.lit(None, dtype=pl.String).alias("day")).select(list(REFUSED_SCHEMA))
         refused = pl.concat([judged.refused, faults]).filter(within | pl.col("day").is_null()).with_columns(named)
         inside = events.filter("inside")
+        outside = len(batch.rows) + len(batch.faults) - len(inside) - len(refused)
+        refused = refused.filter(~about_forgotten(refused, forgotten))
         books.add(
             batch.source,
-            rows_read=len(inside) + len(refused),
-            rows_outside=len(batch.rows) + len(batch.faults) - len(inside) - len(refused),
+            rows_read=int((~inside["forgotten"]).sum()) + len(refused),
+            rows_outside=outside,
         )
         books.refuse(refused)
         # An id that the source gives may return on another day with other content; only that needs other
@@ -138,8 +146,9 @@ def _keep_once(staged: Spill, events: Spill, books: _Books) -> None:
         kept = marked.filter(~pl.col("_repeated"))
         equal = marked.filter(pl.col("_repeated") & (pl.col("content") == pl.col("_kept")))
         other = marked.filter(pl.col("_repeated") & (pl.col("content") != pl.col("_kept")))
+        other = other.filter(~pl.col("forgotten"))
         for frame, count in ((kept, "rows_kept"), (equal, "rows_duplicate")):
-            for source, number in frame.group_by("source").len().iter_rows():
+            for source, number in frame.filter(~pl.col("forgotten")).group_by("source").len().iter_rows():
                 books.add(source, **{count: number})
         shown = [pl.col(n).cast(pl.String) if n == "timestamp" else pl.col(n) for n in ("event_id", *CONTENT)]
         books.refuse(
@@ -155,7 +164,7 @@ def _keep_once(staged: Spill, events: Spill, books: _Books) -> None:
                 pl.struct(shown).struct.json_encode().alias("payload"),
             )
         )
-        events.add(kept.select("event_id", "user_id", "item_id", "timestamp", "action", "value", "day", "order"))
+        events.add(kept.select([*EVENT, "day", "order", "forgotten"]))
 
 
 @contextlib.contextmanager
@@ -166,6 +175,7 @@ def take_in(
     known_items: pl.Series | None,
     first: str,
     last: str,
+    forgotten: ForgetList = NOBODY,
     max_rows: int = MAX_ROWS_IN_MEMORY,
 ) -> Iterator[Intake]:
     """Reads events of the days ``first`` to ``last``: each is kept, refused, a duplicate or of another day.
@@ -179,6 +189,7 @@ def take_in(
         known_items: Ids of the catalogue.
         first: First day, ``YYYY-MM-DD``.
         last: Last day.
+        forgotten: Users who are kept out.
         max_rows: Rows held in memory; more are shuffled through scratch files.
 
     Yields:
@@ -190,6 +201,6 @@ def take_in(
         Spill(by_id, max_rows=max_rows) as staged,
         Spill(day_bucket(first, last), max_rows=max_rows) as events,
     ):
-        unused = _judge_all(batches, staged, books, limits, known_items, first, last)
+        unused = _judge_all(batches, staged, books, limits, known_items, forgotten, first, last)
         _keep_once(staged, events, books)
         yield Intake(events, pl.concat(books.refused), books.accounts(), tuple(sorted(unused)))

@@ -17,6 +17,7 @@ from assets.interactions.readers.base import POSITION, Batch, DatasetError, Read
 from assets.interactions.refusals import frame, keep_accounts, put_in_quarantine
 from assets.interactions.validation import Limits
 from assets.resources import Tables
+from models.forgetting import NOBODY, ForgetList
 from ray_jobs.tables.interactions import ITEMS, MENDED_EVENTS
 from ray_jobs.warehouse import Table, content_digest
 
@@ -56,7 +57,9 @@ def known_items(tables: Tables) -> pl.Series:
     return frame(tables.read(ITEMS, ["item_id"]))["item_id"]
 
 
-def ingest_events(tables: Tables, reader: Reader, *, first: str, last: str, now: dt.datetime) -> IngestedEvents:
+def ingest_events(
+    tables: Tables, reader: Reader, *, first: str, last: str, now: dt.datetime, forgotten: ForgetList = NOBODY
+) -> IngestedEvents:
     """Reads the source once and brings the days ``first`` to ``last`` of the events up to date.
 
     Args:
@@ -65,12 +68,20 @@ def ingest_events(tables: Tables, reader: Reader, *, first: str, last: str, now:
         first: First day, ``YYYY-MM-DD``.
         last: Last day.
         now: The moment of reading.
+        forgotten: Users who are kept out.
 
     Raises:
         DatasetError: If the source cannot be read as it is.
     """
     batches = itertools.chain(reader.interactions(), mended_batches(tables))
-    with take_in(batches, limits=Limits(now), known_items=known_items(tables), first=first, last=last) as intake:
+    with take_in(
+        batches,
+        limits=Limits(now),
+        known_items=known_items(tables),
+        first=first,
+        last=last,
+        forgotten=forgotten,
+    ) as intake:
         put_in_quarantine(tables, "interactions", intake.refused, now, days=(first, last))
         days = write_days(tables, intake.events, first=first, last=last, created=now)
         keep_accounts(tables, "interactions", intake.accounts, now)
@@ -79,7 +90,9 @@ def ingest_events(tables: Tables, reader: Reader, *, first: str, last: str, now:
     return IngestedEvents(days, counts, reasons, intake.unused)
 
 
-def ingest_catalogue(tables: Tables, reader: Reader, table: Table, now: dt.datetime) -> tuple[Catalogue, pa.Table]:
+def ingest_catalogue(
+    tables: Tables, reader: Reader, table: Table, now: dt.datetime, forgotten: ForgetList = NOBODY
+) -> tuple[Catalogue, pa.Table]:
     """Reads all items or users; refused rows go to quarantine.
 
     Args:
@@ -87,20 +100,29 @@ def ingest_catalogue(tables: Tables, reader: Reader, table: Table, now: dt.datet
         reader: The source.
         table: `ITEMS` or `USERS`.
         now: The moment of reading.
+        forgotten: Users whose refused rows do not go to quarantine.
 
     Returns:
-        What was read, and the rows for ``table``.
+        What was read, and the rows for ``table``; `without` takes forgotten users out of them.
 
     Raises:
         DatasetError: If the source cannot be read as it is.
     """
     name = table.name.split("/")[1]
     batches = reader.items() if name == "items" else reader.users()
-    read = gather(name, batches, Limits(now))
+    read = gather(name, batches, Limits(now), forgotten)
     put_in_quarantine(tables, name, read.refused, now)
     keep_accounts(tables, name, read.accounts, now)
     rows = read.kept.with_columns(pl.lit(now).alias("created_timestamp"))
     return read, table.conform(rows.select([c.name for c in table.columns]).to_arrow())
+
+
+def without(users: pa.Table, forgotten: ForgetList) -> pa.Table:
+    """The rows of users who were not forgotten.
+
+    The version of the table stays that of the source's rows, so that nothing is made again because of them.
+    """
+    return users.filter((~forgotten.holds(frame(users)["user_id"])).to_arrow())
 
 
 def catalogue_version(rows: pa.Table) -> str:

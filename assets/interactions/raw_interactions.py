@@ -8,7 +8,7 @@ from assets.interactions.charts import events_by_day
 from assets.interactions.intake import data_errors, ingest_events
 from assets.policies import NIGHTLY, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
-from assets.resources import Dataset, Tables
+from assets.resources import Dataset, Ledger, Tables
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 
 CODE_VERSION = "1"
@@ -29,18 +29,27 @@ INGESTION_POOL = "ingestion"
     partitions_def=dg.DailyPartitionsDefinition("1990-01-01"),
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
-def raw_interactions(context: dg.AssetExecutionContext, tables: Tables, dataset: Dataset) -> dg.MaterializeResult:
+def raw_interactions(
+    context: dg.AssetExecutionContext, tables: Tables, dataset: Dataset, ledger: Ledger
+) -> dg.MaterializeResult:
     """Every event of the source, kept once: who did what with which item, when, and how strongly.
 
     Grain: one event; `event_id` is the key, `day` the partition, and ties in time are broken by `sequence`.
     Consumers: splits, personas, VISTA, features. Only days whose content changed are written, all in one
-    commit. If this is red: the error names the file, the column and the fix; refused rows stand in
-    `interactions/quarantine`, and `totals_add_up` says whether every row that was read is accounted for.
+    commit. Users whom `forget_user` removed stay away. If this is red: the error names the file, the column and the
+    fix; refused rows stand in `interactions/quarantine`, and `totals_add_up` says whether every row is accounted for.
     """
     report = Report(RAW_INTERACTIONS)
     asked = context.partition_key_range
     with data_errors():
-        done = ingest_events(tables, dataset.reader(), first=asked.start, last=asked.end, now=dt.datetime.now(dt.UTC))
+        done = ingest_events(
+            tables,
+            dataset.reader(),
+            first=asked.start,
+            last=asked.end,
+            now=dt.datetime.now(dt.UTC),
+            forgotten=ledger.forget_list(),
+        )
     in_range = done.days.days.filter(done.days.days["day"].is_between(asked.start, asked.end))
     sizes = dict(in_range.select("day", "num_rows").iter_rows())
     for day in context.partition_keys:

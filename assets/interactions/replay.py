@@ -18,6 +18,7 @@ from assets.interactions.refusals import OPEN, REPLAYED, frame, keep_accounts, q
 from assets.interactions.spill import Spill
 from assets.interactions.validation import CONTENT, Limits, judge_events, text
 from assets.resources import Tables
+from models.forgetting import NOBODY, ForgetList
 from models.identity import version_of
 from ray_jobs.tables.interactions import INGESTIONS, MENDED_EVENTS, QUARANTINE, RAW_INTERACTIONS
 
@@ -113,7 +114,7 @@ def _mended_rows(mended: str) -> pl.DataFrame:
     return pl.concat(found, how="diagonal").unique("quarantine_id", keep="last", maintain_order=True)
 
 
-def replay(tables: Tables, mended: str, now: dt.datetime | None = None) -> Replayed:
+def replay(tables: Tables, mended: str, now: dt.datetime | None = None, forgotten: ForgetList = NOBODY) -> Replayed:
     """Puts mended rows into the events, where every later ingestion keeps them.
 
     Idempotent: a row that was replayed before is left alone. Killed in the middle, it is mended by another
@@ -124,12 +125,14 @@ def replay(tables: Tables, mended: str, now: dt.datetime | None = None) -> Repla
         mended: File, or folder in contract format, whose rows carry ``quarantine_id``; see
             `export_quarantine`.
         now: The moment of the replay.
+        forgotten: Users whose rows are not taken back, whatever the file says.
 
     Raises:
         DatasetError: If the mended rows cannot be read.
     """
     now = now or dt.datetime.now(dt.UTC)
     rows = _mended_rows(mended)
+    rows = rows.filter(~forgotten.holds(rows["user_id"]))
     state = frame(tables.read(QUARANTINE, ["quarantine_id", "status"], [("source_table", "=", "interactions")]))
     known = rows.join(state, on="quarantine_id", how="inner", maintain_order="left")
     waiting = known.filter(pl.col("status") == OPEN).with_columns(
@@ -173,7 +176,8 @@ def _merge(tables: Tables, good: pl.DataFrame, now: dt.datetime) -> list[str]:
         else frame(MENDED_EVENTS.schema.empty_table())
     )
     new = good.join(book, on="quarantine_id", how="anti").with_columns(
-        pl.int_range(len(book) + 1, len(book) + 1 + pl.len(), dtype=pl.Int64).alias("ordinal"),
+        # Not from the number of rows: those of forgotten users have left the book.
+        (pl.int_range(1, pl.len() + 1, dtype=pl.Int64) + (book["ordinal"].max() or 0)).alias("ordinal"),
         pl.when("given_id").then(pl.col("event_id")).alias("event_id"),
         pl.lit(now).alias("created_timestamp"),
     )
@@ -192,14 +196,15 @@ def _merge(tables: Tables, good: pl.DataFrame, now: dt.datetime) -> list[str]:
             for part in tables.warehouse().batches(RAW_INTERACTIONS, [*names, "sequence"], _between(first, last)):
                 rows = frame(part)
                 held |= set(rows.join(good, on="event_id", how="semi")["event_id"])
-                events.add(rows.rename({"sequence": "order"}))
+                events.add(rows.rename({"sequence": "order"}).with_columns(pl.lit(False).alias("forgotten")))
             fresh = good.filter(
                 pl.col("day").is_between(pl.lit(first), pl.lit(last)) & ~pl.col("event_id").is_in(list(held))
             )
             fresh = fresh.unique("event_id", keep="first", maintain_order=True)
             # After everything that the source has, in the order of mending: as the next ingestion will read
             # it.
-            events.add(fresh.select(*names, (pl.int_range(pl.len(), dtype=pl.Int64) + 2**40).alias("order")))
+            order = (pl.int_range(pl.len(), dtype=pl.Int64) + 2**40).alias("order")
+            events.add(fresh.select(*names, order, pl.lit(False).alias("forgotten")))
             write_days(tables, events, first=first, last=last, created=now)
             added += len(fresh)
     _account(tables, read=len(after), added=added, now=now)

@@ -1,5 +1,6 @@
 """Rows grouped in buckets: held in memory while they are few, in scratch files when they are many."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 MAX_ROWS_IN_MEMORY = 2_000_000
 NUM_BUCKETS = 256
+SCRATCH = "belvedere-spill-"
 
 
 class Spill:
@@ -63,7 +65,8 @@ class Spill:
 
     def _flush(self) -> None:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="belvedere-spill-")
+            # The owner's id tells what a killed process left from what one is using.
+            self._folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-")
         held = pl.concat(self._held).with_columns(self._bucket)
         self._held, self._num_held = [], 0
         for (bucket,), rows in held.partition_by(

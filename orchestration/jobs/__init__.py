@@ -7,6 +7,7 @@ from orchestration.jobs.captions import preview_captions, replay_dead_letters, s
 from orchestration.jobs.compare_quantisers import compare_quantisers
 from orchestration.jobs.content_ablation import content_ablation
 from orchestration.jobs.distil_personas import distil_personas
+from orchestration.jobs.forget_user import forget_user
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
 from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, rematerialize_failed
@@ -28,4 +29,5 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     distil_personas,
     promote_model,
     rollback_model,
+    forget_user,
 ]

@@ -4,7 +4,7 @@ import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.resources import Tables
+from assets.resources import Ledger, Tables
 
 
 class ExportConfig(dg.Config):
@@ -47,11 +47,11 @@ class ReplayConfig(dg.Config):
 
 @dg.op(description="Validates mended rows again and puts the good ones into their days.")
 @data_errors_are_final
-def take_back_mended_rows(context: dg.OpExecutionContext, config: ReplayConfig, tables: Tables) -> None:
+def take_back_mended_rows(context: dg.OpExecutionContext, config: ReplayConfig, tables: Tables, ledger: Ledger) -> None:
     """See the description."""
     from assets.interactions.replay import replay
 
-    done = replay(tables, config.mended)
+    done = replay(tables, config.mended, forgotten=ledger.forget_list())
     context.log.info(
         f"{done.replayed:,} rows replayed into {len(done.days)} days, {done.still_bad:,} still bad, "
         f"{done.already_replayed:,} were replayed before, {done.unknown:,} unknown."

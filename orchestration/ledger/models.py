@@ -126,11 +126,72 @@ class PersonaRefresh(Base):
     __table__ = PERSONA_REFRESH.to_metadata(Base.metadata)
 
 
-APPEND_ONLY = (Promotion,)
+class Secret(Base):
+    """A secret that the platform made for itself."""
+
+    __tablename__ = "secret"
+    __table_args__ = (sa.UniqueConstraint("name"),)
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    value: orm.Mapped[str] = orm.mapped_column(sa.String(128))
+
+
+class ForgottenUser(Base):
+    """One user who must not come back, by keyed digest; never the id."""
+
+    __tablename__ = "forgotten_user"
+    __table_args__ = (sa.UniqueConstraint("digest"),)
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    digest: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    request_id: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    created: orm.Mapped[dt.datetime] = orm.mapped_column(UtcTimestamp())
+
+
+class ForgetRequest(Base):
+    """A request to forget users, written before anything is removed; without a certificate it is unfinished."""
+
+    __tablename__ = "forget_request"
+    __table_args__ = (sa.UniqueConstraint("request_id"),)
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    request_id: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    users: orm.Mapped[list[str]] = orm.mapped_column(Json)
+    reason: orm.Mapped[str] = orm.mapped_column(sa.Text())
+    requested_by: orm.Mapped[str] = orm.mapped_column(sa.String(200))
+    done: orm.Mapped[dict[str, Any]] = orm.mapped_column(Json)
+    models: orm.Mapped[list[str]] = orm.mapped_column(Json)
+    created: orm.Mapped[dt.datetime] = orm.mapped_column(UtcTimestamp())
+
+
+class ForgetCertificate(Base):
+    """That users were removed, and where from. Rows are appended, never changed: a trigger holds that too."""
+
+    __tablename__ = "forget_certificate"
+    __table_args__ = (sa.UniqueConstraint("request_id"),)
+
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    request_id: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    users: orm.Mapped[list[str]] = orm.mapped_column(Json)
+    reason: orm.Mapped[str] = orm.mapped_column(sa.Text())
+    requested_by: orm.Mapped[str] = orm.mapped_column(sa.String(200))
+    requested: orm.Mapped[dt.datetime] = orm.mapped_column(UtcTimestamp())
+    completed: orm.Mapped[dt.datetime] = orm.mapped_column(UtcTimestamp())
+    stores: orm.Mapped[list[dict[str, Any]]] = orm.mapped_column(Json)
+    models: orm.Mapped[list[str]] = orm.mapped_column(Json)
+    note: orm.Mapped[str] = orm.mapped_column(sa.Text())
+    code_version: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    dagster_run_id: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+
+
+APPEND_ONLY = (Promotion, ForgetCertificate)
 
 
 def _refuse(*_: Any) -> None:
-    raise AppendOnlyError("Promotion records are append-only: append a new one instead of changing the past.")
+    raise AppendOnlyError(
+        "Promotion records and certificates are append-only: append a new one instead of changing the past."
+    )
 
 
 for _model in APPEND_ONLY:

@@ -4,7 +4,10 @@ Feast itself is imported where it is used: it costs seconds that a step with not
 of `feature_repo` above it is what makes Feast's own cheap.
 """
 
+import contextlib
+import sqlite3
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,8 @@ OFFLINE_STORE = "feature_repo.asof_offline_store.AsofDuckDBOfflineStore"
 PERSONA_STORE = "feature_repo.online_personas:connect"
 # Feast's newest; older ones confuse entities whose keys share a prefix.
 ENTITY_KEY_VERSION = 3
+BUSY_SECONDS = 30
+KEYS_AT_ONCE = 10_000
 
 
 class FeastFeatures(Features):
@@ -107,6 +112,48 @@ class LocalFeatures(FeastFeatures):
         """See `Features.online_is_empty`."""
         return not Path(self.online_path).exists()
 
+    def forget_online(self, key: str, entities: list[str]) -> int:
+        """See `Features.forget_online`. What is deleted is overwritten, and the file's free pages are dropped."""
+        held = self.held_online(key, entities)
+        if self.online_is_empty():
+            return held
+        from feature_repo.online import entity_keys
+
+        keys = [(k,) for k in entity_keys(key, entities, ENTITY_KEY_VERSION)]
+        with contextlib.closing(sqlite3.connect(self.online_path, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            with connection:
+                for table in self._online_tables(connection):
+                    connection.executemany(f'DELETE FROM "{table}" WHERE entity_key = ?', keys)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return held
+
+    def held_online(self, key: str, entities: list[str]) -> int:
+        """See `Features.held_online`."""
+        if self.online_is_empty():
+            return 0
+        from feature_repo.online import entity_keys
+
+        with contextlib.closing(sqlite3.connect(self.online_path, timeout=BUSY_SECONDS)) as connection:
+            tables = self._online_tables(connection)
+            return sum(
+                any(
+                    connection.execute(f'SELECT 1 FROM "{table}" WHERE entity_key = ? LIMIT 1', (k,)).fetchone()
+                    for table in tables
+                )
+                for k in entity_keys(key, entities, ENTITY_KEY_VERSION)
+            )
+
+    @staticmethod
+    def _online_tables(connection: sqlite3.Connection) -> list[str]:
+        """Tables of views, whoever declared them: also those of views that are gone from the repository."""
+        found = connection.execute(
+            "SELECT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c "
+            "WHERE m.type = 'table' AND c.name = 'entity_key'"
+        )
+        return [name for (name,) in found]
+
     def _prepare(self) -> None:
         super()._prepare()
         Path(self.online_path).parent.mkdir(parents=True, exist_ok=True)
@@ -129,19 +176,40 @@ class RedisFeatures(FeastFeatures):
 
     def online_is_empty(self) -> bool:
         """See `Features.online_is_empty`."""
+        with self._client() as client:
+            return bool(client.dbsize() == 0)
+
+    def forget_online(self, key: str, entities: list[str]) -> int:
+        """See `Features.forget_online`. One Redis key holds all views of an entity."""
+        with self._client() as client:
+            return sum(int(client.delete(*part)) for part in self._redis_keys(key, entities))
+
+    def held_online(self, key: str, entities: list[str]) -> int:
+        """See `Features.held_online`."""
+        with self._client() as client:
+            return sum(int(client.exists(*part)) for part in self._redis_keys(key, entities))
+
+    def _redis_keys(self, key: str, entities: list[str]) -> Iterator[list[bytes]]:
+        from feature_repo.online import entity_keys
+
+        # As Feast names them: the entity, then the project.
+        keys = [k + self.project.encode() for k in entity_keys(key, entities, ENTITY_KEY_VERSION)]
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            yield keys[start : start + KEYS_AT_ONCE]
+
+    def _client(self) -> Any:
         import redis
 
         host, _, port = self.redis.split(",")[0].rpartition(":")
         options = dict(o.split("=", 1) for o in self.redis.split(",")[1:])
-        with redis.Redis(
+        return redis.Redis(
             host=host,
             port=int(port),
             db=int(options.get("db", 0)),
             username=options.get("username"),
             password=options.get("password"),
             ssl=options.get("ssl", "false").lower() == "true",
-        ) as client:
-            return client.dbsize() == 0
+        )
 
 
 def features_twin(

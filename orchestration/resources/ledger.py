@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 
 from assets.experiments.records import CandidateRecord, ExperimentRecord, Pointer, PromotionRecord
-from assets.resources import Ledger
+from orchestration.resources.forget_book import ForgetBook
 from ray_jobs.persona_queue import PersonaQueue
 
 
@@ -31,7 +31,7 @@ def insert_once(session: Any, model: Any, values: dict[str, Any], unique: list[s
     return session.execute(statement.returning(model.id)).first() is not None
 
 
-class SqlLedger(Ledger):
+class SqlLedger(ForgetBook):
     """The ledger on any database that its migrations know."""
 
     url: str = pydantic.Field(description="SQLAlchemy URL.")

@@ -1,7 +1,8 @@
 """The whole lineage on the project's synthetic dataset, killed twice, mended by `rematerialize_failed`, then run again.
 
 One story, because each chapter stands on the one before: `kill -9` while captions are written, `kill -9` while VISTA
-trains, the job that mends, and a run that finds nothing to do.
+trains, the job that mends, a user who is forgotten in every store, and a run that finds nothing to do and nobody to
+bring back.
 """
 
 import os
@@ -15,11 +16,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from orchestration.resources.ledger import SqliteLedger
 from ray_jobs.tables.captions import CAPTION_STORE, ITEM_CAPTIONS
 from ray_jobs.tables.experiments import EXPERIMENT_CANDIDATES
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
+from ray_jobs.tables.personas import USER_PERSONAS
 from ray_jobs.warehouse import Warehouse
+from tests.searching import places_with
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900.0
@@ -30,6 +34,17 @@ from orchestration.definitions import defs
 with dg.DagsterInstance.get() as instance:
     job = defs().resolve_job_def("rematerialize_failed")
     raise SystemExit(0 if job.execute_in_process(instance=instance, raise_on_error=False).success else 1)
+"""
+FORGET = """
+import sys
+from orchestration.quiet import be_quiet; be_quiet()
+import dagster as dg
+from orchestration.definitions import defs
+config = {"ops": {"forget_users": {"config": {"users_file": sys.argv[1], "reason": "asked for it"}}}}
+with dg.DagsterInstance.get() as instance:
+    job = defs().resolve_job_def("forget_user")
+    done = job.execute_in_process(instance=instance, raise_on_error=False, run_config=config)
+    raise SystemExit(0 if done.success else 1)
 """
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(2400)]
@@ -76,6 +91,10 @@ class Platform:
     def stored(self) -> int:
         """Captions that were paid for."""
         return self.warehouse.num_rows(CAPTION_STORE)
+
+    def places(self) -> list[str]:
+        """Files of the platform that hold the id of ``user``; the dataset is its source's."""
+        return places_with(self.home, self.user, (self.home / "shop", self.home / "models"))
 
     def metadata(self, *key: str) -> dict:
         """Metadata of an asset's last materialization."""
@@ -124,12 +143,26 @@ def test_3_rematerialize_failed_mends_and_training_resumes(platform):
     assert platform.warehouse.num_rows(EXPERIMENT_CANDIDATES) >= 4
 
 
-def test_4_a_run_without_news_makes_nothing(platform):
+def test_4_a_user_is_forgotten_in_every_store(platform, tmp_path):
+    platform.user = platform.warehouse.read(USER_PERSONAS, ["user_id"])["user_id"][0].as_py()
+    assert len(platform.places()) > 20
+    (tmp_path / "users.txt").write_text(platform.user)
+    assert platform.start("-c", FORGET, str(tmp_path / "users.txt")).wait(PATIENCE) == 0, platform.said()
+    assert platform.places() == []
+    (certificate,) = SqliteLedger(url=f"sqlite:///{platform.home}/ledger.db").certificates()
+    removed = {store.store: store.rows_removed for store in certificate.stores}
+    assert removed["table interactions/splits"] == removed["table features/training_set"] > 0
+    assert removed["table personas/user_personas"] == removed["online store sqlite"] == 1
+    assert removed["models in MLflow"] > 0 and any("ranker_dlrm" in model for model in certificate.models)
+
+
+def test_5_a_run_without_news_makes_nothing(platform):
     assert platform.start("-m", "orchestration.run").wait(PATIENCE) == 0, platform.said()
     counted = re.findall(r"([\d,]+) LLM calls, (\d+) trainings, (\d+) table commits", platform.said())
     assert counted[-1] == ("0", "0", "0"), platform.said()
+    assert platform.places() == [], "nobody who was forgotten is back"
 
 
-def test_5_nothing_is_left_undone(platform):
+def test_6_nothing_is_left_undone(platform):
     assert platform.start("-c", MEND).wait(PATIENCE) == 0, platform.said()
     assert "not made" not in platform.said().split("table commits")[-2]

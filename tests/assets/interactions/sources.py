@@ -6,6 +6,7 @@ from pathlib import Path
 from assets.interactions.intake import catalogue_version, ingest_catalogue, ingest_events
 from assets.interactions.readers.base import open_reader
 from assets.interactions.refusals import frame
+from orchestration.resources.ledger import SqliteLedger
 from ray_jobs.tables.interactions import INGESTIONS, ITEMS, QUARANTINE, RAW_INTERACTIONS
 
 NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -53,3 +54,8 @@ def commits(tables, table) -> int:
     from deltalake import DeltaTable
 
     return DeltaTable(tables.uri(table)).version() + 1 if tables.warehouse().exists(table) else 0
+
+
+def ledger_of(tables):
+    """The ledger beside the tables."""
+    return SqliteLedger(url=f"sqlite:///{tables.warehouse_root}/../ledger.db")

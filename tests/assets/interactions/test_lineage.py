@@ -21,7 +21,7 @@ from assets.interactions.users import users
 from orchestration.resources.dataset import ConfiguredDataset
 from orchestration.settings import Settings
 from ray_jobs.tables.interactions import INGESTIONS, ITEMS, RAW_INTERACTIONS, SPLITS
-from tests.assets.interactions.sources import accounts_of, contract, events_of, ingest
+from tests.assets.interactions.sources import accounts_of, contract, events_of, ingest, ledger_of
 
 ROOT = Path(__file__).parents[3]
 ML_100K = ROOT / ".belvedere" / "datasets" / "ml-100k"  # where `make run` puts it
@@ -53,7 +53,11 @@ def run(
         [*ASSETS, *(CHECKS if with_checks else [])],
         instance=instance,
         raise_on_error=raise_on_error,
-        resources={"tables": tables, "dataset": ConfiguredDataset(source=source, split=split)},
+        resources={
+            "tables": tables,
+            "ledger": ledger_of(tables),
+            "dataset": ConfiguredDataset(source=source, split=split),
+        },
         run_config={"ops": {"interactions__splits": {"config": config}}} if config else None,
         tags={
             "dagster/asset_partition_range_start": span["first_day"],

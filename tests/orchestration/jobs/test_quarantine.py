@@ -3,13 +3,13 @@
 import polars as pl
 
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
-from tests.assets.interactions.sources import contract, events_of, ingest, refused_of
+from tests.assets.interactions.sources import contract, events_of, ingest, ledger_of, refused_of
 
 
 def launch(job, tables, instance, op: str, **config):
     return job.execute_in_process(
         run_config={"ops": {op: {"config": config}}},
-        resources={"tables": tables},
+        resources={"tables": tables, "ledger": ledger_of(tables)},
         instance=instance,
         raise_on_error=False,
     )

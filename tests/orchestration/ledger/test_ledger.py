@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from assets.experiments.records import CandidateRecord, ExperimentRecord, Pointer, PromotionRecord
+from assets.forget_records import ForgetCertificate, ForgetRequest, StoreErasure
 from orchestration.ledger.database import alembic_config, make_engine, ready_engine, upgrade
 from orchestration.ledger.models import AppendOnlyError, Base, Candidate, Promotion
 from orchestration.resources.ledger import PostgresLedger, SqliteLedger, ledger_twin
@@ -146,6 +147,52 @@ def test_promotions_cannot_be_changed(ledger):
         with pytest.raises(sa.exc.DatabaseError, match="append-only"), ledger.session() as session:
             session.execute(sa.text(text))
     assert [p.reason for p in ledger.promotions()] == ["It is better."]
+
+
+REQUEST = ForgetRequest("r1", ("d1", "d2"), "asked", "T-1", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+CERTIFICATE = ForgetCertificate(
+    "r1",
+    ("d1", "d2"),
+    "asked",
+    "T-1",
+    REQUEST.created,
+    REQUEST.created,
+    (StoreErasure("ledger", 2, 0, "nothing"),),
+    ("ranker version 1",),
+    "2 rows were removed.",
+    "abc",
+    "run",
+)
+
+
+def test_a_request_to_forget_goes_on_until_it_is_certified(ledger):
+    known = ledger.forget_list()
+    assert known.digests == frozenset() and len(known.key) == 32
+    assert ledger.begin_forgetting(REQUEST) == REQUEST
+    assert ledger.forget_list() == dataclasses.replace(known, digests=frozenset(REQUEST.users)), "one secret for ever"
+    ledger.note_forgetting("r1", {"ledger": {"rows": 2, "versions": 0}}, ("ranker version 1",))
+    again = ledger.begin_forgetting(dataclasses.replace(REQUEST, request_id="r2", users=("d2", "d1")))
+    assert (again.request_id, again.done["ledger"]["rows"], again.models) == ("r1", 2, ("ranker version 1",))
+    assert [ledger.append_certificate(CERTIFICATE) for _ in range(2)] == [True, False]
+    assert ledger.certificates() == [CERTIFICATE] and CERTIFICATE.rows_removed == 2
+    later = dataclasses.replace(REQUEST, request_id="r3")
+    assert ledger.begin_forgetting(later).request_id == "r3", "a finished request does not go on"
+    for text in ("UPDATE forget_certificate SET note = 'x'", "DELETE FROM forget_certificate"):
+        with pytest.raises(sa.exc.DatabaseError, match="append-only"), ledger.session() as session:
+            session.execute(sa.text(text))
+
+
+def test_rows_of_users_go_from_every_table_that_has_users(ledger, tmp_path):
+    with ledger.session() as session:
+        session.execute(sa.text("CREATE TABLE queue (user_id VARCHAR(99), payload VARCHAR(99))"))
+        session.execute(sa.text("INSERT INTO queue VALUES ('one-to-forget', 'p'), ('other', 'about one-to-forget')"))
+    assert ledger.held_rows(["one-to-forget", "nobody"])["queue"] == 1
+    ledger.erase_rows(["one-to-forget", "nobody"])
+    assert ledger.held_rows(["one-to-forget"])["queue"] == 0 and ledger.held_rows(["other"])["queue"] == 1
+    assert ledger.tables_with_text("one-to-forget") == ["queue"] and ledger.tables_with_text("one_to_forget") == []
+    if isinstance(ledger, SqliteLedger):
+        ledger.erase_rows(["other"])
+        assert not [p for p in (tmp_path / "deep").iterdir() if b"one-to-forget" in p.read_bytes()]
 
 
 def test_an_experiment_grows_by_phases_and_never_changes_its_past(ledger):

@@ -1,11 +1,12 @@
 """The contract of `Features`, held by the embedded twin and by the one with PostgreSQL and Redis."""
 
 import datetime as dt
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from feature_repo import latest, online
+from feature_repo import erasure, latest, online
 from feature_repo.versions import ContentVersionError, require_content_versions
 from models.personas.freshness import ServedPersona
 from orchestration.resources.choice import resources
@@ -170,6 +171,26 @@ def test_emptying_a_view_leaves_nothing(features):
     store, _ = put(features, "a", captions({"x": [1]}))
     online.empty(store, "item_captions")
     assert tokens(store, "x") == [None]
+
+
+def test_a_forgotten_entity_leaves_the_online_store_and_every_published_version(features):
+    put(features, "a", captions({"x-to-forget": [1], "y": [2], "gone before": [3]}))
+    # What was removed by null features is still a key.
+    store, _ = put(features, "b", captions({"x-to-forget": [5], "y": [2]}), before="a")
+    leaving = ["x-to-forget", "gone before", "nobody"]
+    assert features.held_online("item_id", leaving) == 2
+    assert features.forget_online("item_id", leaving) == 2
+    assert features.held_online("item_id", leaving) == features.forget_online("item_id", leaving) == 0
+    assert tokens(store, "x-to-forget", "y") == [None, [2]]
+    published = features.publications()
+    assert erasure.views(published, "item_id") == ["item_captions"] and erasure.views(published, "user_id") == []
+    assert erasure.held(published, "item_captions", "item_id", leaving) == 3
+    assert erasure.erase(published, "item_captions", "item_id", leaving) == (3, 2)
+    assert erasure.erase(published, "item_captions", "item_id", leaving) == (0, 0)
+    assert published.current("item_captions").num_rows == 1 and published.current("item_captions").version == "b"
+    assert tokens(features.store(), "y") == [[2]]
+    if isinstance(features, LocalFeatures):
+        assert b"x-to-forget" not in Path(features.online_path).read_bytes(), "not in free pages either"
 
 
 def test_settings_choose_the_twin(tmp_path):
