@@ -226,7 +226,8 @@ def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentCo
         student,
         config.max_new_tokens,
         artifacts=config.artifacts,
-        name=config.name,
+        # By who is held out, too: users who are forgotten make room for others under the same name.
+        name=f"{config.name}-{version_of(requests=[user['request'] for user in held])}",
         cpus=config.cpus,
         gpus=gpus,
     )

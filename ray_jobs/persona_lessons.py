@@ -24,6 +24,7 @@ from ray_jobs.tables.personas import PERSONA_LESSONS
 from ray_jobs.warehouse import Warehouse
 
 TRAIN, DEV, HELD = "train", "dev", "held"
+LESSON_FILES = "persona_lessons"
 APPEND_ONLY = "append-only"
 
 
@@ -78,7 +79,7 @@ class Teacher:
         self.warehouse, self.writer = warehouse, load_writer(engine, None, max_new_tokens)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Teaches a batch (``content_key``, ``request``); what it cost, in one row."""
+        """Teaches a batch (``content_key``, ``user_id``, ``request``); what it cost, in one row."""
         before = self.writer.engine.usage
         known = set(read_lessons(self.warehouse, batch["content_key"].to_pylist())["content_key"])
         wanted = [row for row in batch.to_pylist() if row["content_key"] not in known]
@@ -90,6 +91,7 @@ class Teacher:
             rows.append(
                 {
                     "content_key": row["content_key"],
+                    "user_id": row["user_id"],
                     **lesson._asdict(),
                     "sentences_asked": len(request.interests),
                     "sentences_passed": len(written.sentences),
@@ -121,8 +123,19 @@ def teach(
     cpus: float,
     gpus: float,
 ) -> Usage:
-    """Has the teacher answer what of ``users`` (``content_key``, ``request``) it has not yet; returns what it cost."""
-    wanted = users.select("content_key", "request").unique("content_key", maintain_order=True)
+    """Has the teacher answer what it has not yet; returns what it cost.
+
+    Args:
+        warehouse: Where lessons are kept.
+        engine: The teacher's model.
+        max_new_tokens: Token limit of a sentence.
+        users: Columns ``content_key``, ``user_id``, ``request``.
+        users_per_batch: Users that are answered together.
+        num_actors: Loaded teachers.
+        cpus: CPUs of an actor.
+        gpus: GPUs of an actor.
+    """
+    wanted = users.select("content_key", "user_id", "request").unique("content_key", maintain_order=True)
     known = read_lessons(warehouse, wanted["content_key"].to_list()).select("content_key")
     missing = wanted.join(known, on="content_key", how="anti", maintain_order="left")
     spent = Usage()
@@ -143,7 +156,7 @@ def teach(
 
 def put_lessons(artifacts: ArtifactStore, lessons: dict[str, list[Lesson]]) -> str:
     """Keeps the lessons of a training as an artifact, named by their content. No user is named in them."""
-    name = f"persona_lessons/{version_of(lessons={part: list(map(list, rows)) for part, rows in lessons.items()})}"
+    name = f"{LESSON_FILES}/{version_of(lessons={part: list(map(list, rows)) for part, rows in lessons.items()})}"
     if not artifacts.exists(name):
         with tempfile.TemporaryDirectory() as folder:
             for part, rows in lessons.items():
@@ -156,7 +169,7 @@ def put_lessons(artifacts: ArtifactStore, lessons: dict[str, list[Lesson]]) -> s
 def get_lessons(artifacts: ArtifactStore, name: str, part: str) -> list[Lesson]:
     """Lessons that `put_lessons` kept."""
     with artifacts.local(name) as folder:
-        lines: list[Any] = [
-            json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines() if line
-        ]
+        text = (folder / f"{part}.jsonl").read_text(encoding="utf-8")
+        # Not `splitlines`, which also cuts at separators that a title may hold.
+        lines: list[Any] = [json.loads(line) for line in text.split("\n") if line]
     return [Lesson(**line) for line in lines]

@@ -37,7 +37,7 @@ class Bounds:
         min_ifr: Least instruction following rate.
         grounding_margin: Its grounding may lie this much below the teacher's.
         recall_margin: Its next-cluster recall may lie this much below the teacher's.
-        min_users: Least held-out users that a verdict rests on.
+        min_users: Least held-out users that a verdict rests on; as many must have liked something later.
     """
 
     min_ifr: float = 0.95
@@ -93,7 +93,8 @@ def failed_gates(student: Mapping[str, float], teacher: Mapping[str, float], bou
         bounds: What must be reached.
     """
     failed = []
-    if student["users"] < bounds.min_users or not student["users_with_later_likes"]:
+    # Recall is of those with later likes alone.
+    if min(student["users"], student["users_with_later_likes"]) < bounds.min_users:
         failed.append(
             f"{student['users']:.0f} held-out users, {student['users_with_later_likes']:.0f} with later likes, are too "
             f"few for a verdict ({bounds.min_users} are wanted): raise token_budget."

@@ -59,6 +59,7 @@ PERSONA_LESSONS = Table(
     "one content that the teacher has answered for a student to learn from; append-only",
     (
         Column("content_key", pa.string(), "Digest of interests, prompts, model revision and parameters."),
+        Column("user_id", pa.string(), "User whose history it is of; the first one, if several share it.", pii=True),
         Column("question", pa.string(), "What the student will be asked; empty where the gates left no lesson."),
         Column("answer", pa.string(), "What it should answer: JSON with sentences, cited items and topics."),
         Column("sentences_asked", pa.int32(), "Interests of the request."),

@@ -9,7 +9,7 @@ from models.language.adapters import AdaptedModel, LoraSettings, merge_adapter, 
 from models.personas.validation import Problem
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
-from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, lesson_of, part_of, put_lessons
+from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, get_lessons, lesson_of, part_of, put_lessons
 from ray_jobs.persona_student import ask_student
 from ray_jobs.persona_student_training import IGNORED, StudentTask, TaskConfig, answer_loss, build_task, collate
 from ray_jobs.persona_writers import Written
@@ -53,6 +53,11 @@ def test_parts_are_disjoint_and_no_user_ever_moves():
     assert parts == [part_of(u, 7, 0.1, 0.2) for u in users]
     assert parts.count(HELD) == pytest.approx(400, abs=60) and parts.count(DEV) == pytest.approx(200, abs=50)
     assert parts != [part_of(u, 8, 0.1, 0.2) for u in users]
+
+
+def test_lessons_come_back_as_they_were(tmp_path):
+    artifacts, odd = ArtifactStore(str(tmp_path)), [Lesson("a\u2028b\x85c", '{"x": "\u2029"}')]
+    assert get_lessons(artifacts, put_lessons(artifacts, {TRAIN: odd}), TRAIN) == odd
 
 
 def test_a_lesson_is_what_passed_the_gates():

@@ -88,6 +88,7 @@ def seed_lessons(tables, checkpoint) -> tuple[int, int]:
         rows.append(
             {
                 "content_key": key,
+                "user_id": user,
                 "question": question.user,
                 "answer": write_answer(answer, question.topics),
                 "sentences_asked": question.num_claims,

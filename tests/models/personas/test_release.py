@@ -38,7 +38,7 @@ def test_fidelity_counts_what_failed_as_nothing_said():
         ({"next_cluster_recall": 0.279}, "next_cluster_recall"),
         ({"next_cluster_recall": 0.281}, None),
         ({"users": 9.0}, "too few"),
-        ({"users_with_later_likes": 0.0}, "too few"),
+        ({"users_with_later_likes": 9.0}, "too few"),
     ],
 )
 def test_gates(change, said):
