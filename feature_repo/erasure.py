@@ -23,7 +23,9 @@ def views(publications: Publications, key: str) -> list[str]:
     files, root = filesystem_of(publications.root, publications.storage_options)
     found = set()
     for file in files.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-        if file.base_name.endswith(".parquet") and key in pq.read_schema(file.path, filesystem=files).names:
+        if file.base_name.startswith(UNFINISHED) or not file.base_name.endswith(".parquet"):
+            continue
+        if key in pq.read_schema(file.path, filesystem=files).names:
             found.add(file.path.removeprefix(root).strip("/").split("/")[0])
     return sorted(found)
 

@@ -1,4 +1,4 @@
-"""Users in the files of trained models: vocabularies with embeddings of their own, and example requests."""
+"""Users in the files of trained models: vocabularies with embeddings of their own, example requests, and lessons."""
 
 import json
 import struct
@@ -9,8 +9,13 @@ import pyarrow.fs as pafs
 
 from models.forgetting import MASK
 from orchestration.forget_stores import Store
+from ray_jobs import erasure
+from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.erasure import USER_COLUMN
 from ray_jobs.filesystems import filesystem_at
+from ray_jobs.persona_lessons import LESSON_FILES
+from ray_jobs.tables.personas import PERSONA_LESSONS
+from ray_jobs.warehouse import Warehouse
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
 PREPROCESSING = "preprocessing.json"
@@ -61,8 +66,53 @@ class ModelFiles(Store):
             if found.base_name in (*EXAMPLES, PREPROCESSING):
                 with files.open_input_file(found.path) as stream:
                     said = json.loads(stream.read())
+                if not isinstance(said, dict):
+                    continue  # Examples without names of columns name no user.
                 if places := [n for n, user in enumerate(_named(said)) if user in self.users]:
                     yield files, found.path, said, places
+
+
+class LessonFiles(Store):
+    """Lessons that were made of the users' histories, in the files that students were trained from.
+
+    The files name nobody: the table of lessons tells whose they are, so the users must leave these files before it.
+
+    Args:
+        warehouse: Where the table of lessons is.
+        artifacts: Where the files are.
+        users: Ids.
+    """
+
+    name = "lessons of students"
+
+    def __init__(self, warehouse: Warehouse, artifacts: ArtifactStore, users: list[str]):
+        self.artifacts, self.questions = artifacts, set[str]()
+        name = PERSONA_LESSONS.name
+        if warehouse.exists(PERSONA_LESSONS) and USER_COLUMN in erasure.columns(warehouse, name):
+            self.questions = erasure.select(warehouse, name, USER_COLUMN, users, "question", every_version=True) - {""}
+
+    def held(self) -> int:
+        """See `Store.held`."""
+        return sum(number for *_, number in self._found())
+
+    def erase(self) -> int:
+        """See `Store.erase`."""
+        for files, path, kept, _ in self._found():
+            _write(files, path, "\n".join(kept).encode())
+        return 0
+
+    def _found(self) -> Iterator[tuple[pafs.FileSystem, str, list[str], int]]:
+        """File system, path, lines that stay and number of those that go, of each file that holds some."""
+        if not self.questions:
+            return
+        files, root = filesystem_at(self.artifacts.uri(LESSON_FILES), self.artifacts.storage_options)
+        for found in files.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+            if found.extension == "jsonl":
+                with files.open_input_file(found.path) as stream:
+                    lines = [line for line in stream.read().decode().split("\n") if line]
+                kept = [line for line in lines if json.loads(line)["question"] not in self.questions]
+                if len(kept) < len(lines):
+                    yield files, found.path, kept, len(lines) - len(kept)
 
 
 def _table(said: dict[str, Any]) -> dict[str, Any]:

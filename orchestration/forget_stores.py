@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from assets.interactions.spill import SCRATCH
 from assets.resources import Features, Ledger
 from feature_repo import erasure as published
 from feature_repo.publications import Publications
-from models.forgetting import ForgetList
+from models.forgetting import ForgetList, mask, names
 from ray_jobs import erasure
 from ray_jobs.erasure import USER_COLUMN
 from ray_jobs.tables.interactions import QUARANTINE
@@ -250,10 +252,13 @@ class Logs(Store):
     name = "logs and databases below the home"
     # The dataset is its source's, tables and views are searched by column, and models' weights hold no text.
     APART = ("datasets", "models", "warehouse", "artifacts", "feast/offline")
+    # Logged by programs, and read by them: an id that is a word of such a file must not be written over.
+    UNCHANGED = "mlflow/artifacts"
+    DATABASES = (".db", ".db-wal", ".db-shm", ".db-journal")
 
     def __init__(self, home: Path, dataset: str, users: list[str]):
         self.home, self.users = home, users
-        self.apart = {home / name for name in self.APART} | {Path(dataset)}
+        self.apart = {home.resolve() / name for name in self.APART} | {Path(dataset).resolve()}
         self.sought = [user.encode() for user in users if DISTINCTIVE.fullmatch(user)]
 
     def held(self) -> int:
@@ -261,12 +266,12 @@ class Logs(Store):
         return len(self._files())
 
     def erase(self) -> int:
-        """Masks ids in text files; databases are left to whoever wrote an id there, and fail the search."""
+        """Masks ids in logs; databases and artifacts are left to whoever wrote an id there, and fail the search."""
         for path in self._files():
-            if path.suffix not in (".db", ".db-wal", ".db-shm"):
+            if path.suffix not in self.DATABASES and not path.is_relative_to(self.home.resolve() / self.UNCHANGED):
                 content = path.read_bytes()
                 for user in self.sought:
-                    content = content.replace(user, b"*" * len(user))
+                    content = mask(content, user)
                 with path.open("r+b") as kept:
                     kept.write(content)
         return 0
@@ -274,7 +279,7 @@ class Logs(Store):
     def search(self) -> str:
         """See `Store.search`."""
         if found := self._files():
-            return f"the id in {', '.join(str(p.relative_to(self.home)) for p in found[:3])}"
+            return f"the id in {', '.join(str(p.relative_to(self.home.resolve())) for p in found[:3])}"
         skipped = len(self.users) - len(self.sought)
         return f"{NOTHING}; not searched for {skipped:,} ids that look like any number" if skipped else NOTHING
 
@@ -282,10 +287,33 @@ class Logs(Store):
         if not self.sought:
             return []
         found = []
-        for folder, names, files in os.walk(self.home):
-            names[:] = [name for name in names if Path(folder) / name not in self.apart]
+        for folder, folders, files in os.walk(self.home.resolve()):
+            folders[:] = [name for name in folders if Path(folder) / name not in self.apart]
             for path in (Path(folder) / file for file in files):
-                content = path.read_bytes()
-                if any(user in content for user in self.sought):
+                # What a link points to is not the home's, and pipes have no end.
+                if path.is_file() and not path.is_symlink() and path not in self.apart and self._names(path):
                     found.append(path)
         return found
+
+    def _names(self, path: Path) -> bool:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # Journals of databases come and go.
+            return False
+        held = [user for user in self.sought if user in content]
+        if any(names(content, user) for user in held):
+            return True
+        return bool(held) and path.suffix == ".db" and _database_names(path, held)
+
+
+def _database_names(path: Path, users: list[bytes]) -> bool:
+    """Whether a value of an SQLite database names one of ``users``; in the file nothing parts it from the next one."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for row in database.execute(f"""SELECT * FROM "{table.replace('"', '""')}" """):
+                for value in row:
+                    content = value.encode() if isinstance(value, str) else value
+                    if isinstance(content, bytes) and any(names(content, user) for user in users):
+                        return True
+    return False

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+from pathlib import Path
 
 import dagster as dg
 import pydantic
@@ -41,13 +42,21 @@ def users_in(users_file: str, home: str) -> list[str]:
     path = UPath(users_file).expanduser()
     if not path.is_file():
         raise ValueError(f"There is no file {users_file}: write one user id a line, and name it.")
-    if path.absolute().as_posix().startswith(f"{home.rstrip('/')}/"):
+    if path.protocol in ("", "file") and Path(path.path).resolve().is_relative_to(Path(home).resolve()):
         raise ValueError("The list of users lies below BELVEDERE_HOME, which is searched for them: put it elsewhere.")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        # Editors of Windows put a mark before the first id.
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"The file {users_file} is not UTF-8: save it as such.") from None
+    # Not `splitlines`, which also cuts where an id may have a rare character: the parts may be other users.
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 class Quiet:
     """Waits until no other run is at work, and tells whether one was since the last time.
+
+    Of two runs that forget, the later one waits: if each waited for the other, none would ever work.
 
     Args:
         instance: Where runs are recorded.
@@ -81,7 +90,18 @@ class Quiet:
         return before is None or not [r for r in self._others(updated_after=before) if r.is_finished]
 
     def _others(self, **which: object) -> list[dg.DagsterRun]:
-        return [r for r in self.instance.get_runs(dg.RunsFilter(**which)) if r.run_id != self.run_id]  # type: ignore[arg-type]
+        mine = self.instance.get_run_record_by_id(self.run_id)
+        others = []
+        for found in self.instance.get_run_records(dg.RunsFilter(**which)):  # type: ignore[arg-type]
+            run = found.dagster_run
+            waits_for_mine = (
+                mine is not None
+                and run.job_name == mine.dagster_run.job_name
+                and (found.create_timestamp, run.run_id) > (mine.create_timestamp, self.run_id)
+            )
+            if run.run_id != self.run_id and not waits_for_mine:
+                others.append(run)
+        return others
 
 
 def certificate_markdown(certificate: ForgetCertificate) -> str:

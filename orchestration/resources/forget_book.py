@@ -7,7 +7,7 @@ from typing import Any
 
 from assets.forget_records import ForgetCertificate, ForgetRequest, StoreErasure
 from assets.resources import Ledger
-from models.forgetting import ForgetList
+from models.forgetting import ForgetList, names
 
 SECRET = "forget-list"
 USER = "user_id"
@@ -138,11 +138,11 @@ class ForgetBook(Ledger):
         with self.session() as session:
             found = []
             for table in _reflected(session).sorted_tables:
-                said = [sa.cast(c, sa.Text).contains(text, autoescape=True) for c in table.columns]
-                if session.scalar(
-                    sa.select(sa.exists(sa.select(sa.literal(1)).select_from(table).where(sa.or_(*said))))
-                ):
-                    found.append(table.name)
+                for column in (sa.cast(c, sa.Text) for c in table.columns):
+                    cells = session.scalars(sa.select(column).where(column.contains(text, autoescape=True)))
+                    if any(names(cell.encode(), text.encode()) for cell in cells):
+                        found.append(table.name)
+                        break
             return found
 
 

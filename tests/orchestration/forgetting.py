@@ -28,8 +28,9 @@ from orchestration.resources.tables import LocalTables
 from orchestration.resources.text_encoder import PackagedTextEncoder
 from orchestration.resources.tracking import EmbeddedTracking
 from ray_jobs.embedding_store import content_keys
+from ray_jobs.persona_lessons import Lesson, put_lessons
 from ray_jobs.tables.clusters import EMBEDDING_STORE
-from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE, USER_PERSONAS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_LESSONS, PERSONA_STORE, USER_PERSONAS
 from ray_jobs.tables.ranking import predictions
 from tests.assets.features.seeding import seed_derived
 
@@ -112,6 +113,7 @@ def build(home: Path, instance: dg.DagsterInstance) -> dict[str, dg.Configurable
         _write_personas(tables, version, resources["text_encoder"].encoder())
         refresh(resources, instance, assets)
     _refresh_a_persona(tables)
+    _teach_a_student(tables)
     scored = pl.DataFrame(tables.read(training_set_table(), ["example_id", "user_id", "item_id", "split", "label"]))
     scored = scored.with_columns(
         score=pl.lit(0.5),
@@ -136,6 +138,18 @@ def build(home: Path, instance: dg.DagsterInstance) -> dict[str, dg.Configurable
     (home / "logs").mkdir()
     (home / "logs" / "run.log").write_text(f"somebody printed {GONE} here\n")
     return resources
+
+
+def _teach_a_student(tables) -> None:
+    """A lesson of the user's and one of somebody else's, in the table and in the file of a training."""
+    questions = {GONE: "What somebody watched", "u01": "What u01 watched"}
+    rows = [
+        {"content_key": f"lesson {n}", "user_id": user, "question": question, "answer": "{}"}
+        | {"sentences_asked": 1, "sentences_passed": 1, "created_timestamp": CREATED}
+        for n, (user, question) in enumerate(questions.items())
+    ]
+    tables.write(PERSONA_LESSONS, pa.Table.from_pylist(rows, PERSONA_LESSONS.schema), "append-only")
+    put_lessons(tables.artifacts(), {"train": [Lesson(question, "{}") for question in questions.values()]})
 
 
 def _refresh_a_persona(tables) -> None:
@@ -178,7 +192,7 @@ def _write_personas(tables, version: str, encoder) -> None:
     keys = content_keys(list(distinct.values()), encoder)
     vectors = [{"content_key": k, "embedding": [1.0], "created_timestamp": CREATED} for k in keys]
     tables.warehouse().append(EMBEDDING_STORE, pa.Table.from_pylist(vectors, EMBEDDING_STORE.schema))
-    counts = {c.name: 0 for c in PERSONA_COVERAGE.columns} | {
+    counts = {c.name: "" if c.type == pa.string() else 0 for c in PERSONA_COVERAGE.columns} | {
         "users": 13,
         "users_eligible": len(rows),
         "users_written": len(rows),

@@ -1,9 +1,11 @@
 """A user who asks for it leaves every store, stays away, and a certificate says so: also after a kill in the middle."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,12 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from assets.interactions.replay import export_quarantine
 from orchestration.forget_stores import uncovered
 from orchestration.forgetting import Platform, StillFoundError, forget
-from orchestration.jobs.forget_user import forget_user
+from orchestration.jobs.forget_user import Quiet, forget_user, users_in
 from orchestration.jobs.quarantine import replay_quarantine_job
 from orchestration.reference import all_tables
 from ray_jobs import erasure
@@ -25,7 +27,7 @@ from ray_jobs.tables.clusters import EMBEDDING_STORE
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import INGESTIONS, QUARANTINE, RAW_INTERACTIONS, SPLITS, USERS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE, USER_PERSONAS
-from ray_jobs.warehouse import Column, Table
+from ray_jobs.warehouse import Column, Table, Warehouse
 from tests.orchestration.forgetting import ASSETS, GONE, PREDICTIONS, build, platform, refresh
 from tests.searching import places_with
 
@@ -105,6 +107,7 @@ def test_nothing_is_left_and_nothing_else_is_lost(home, instance):
     done = launch(home, instance)
     assert done.success
     assert places_with(home.parent, GONE, (home.parent / "shop",)) == ["users.txt"]
+    assert places_with(home, "What somebody watched") == [] and len(places_with(home, "What u01 watched")) >= 2
     assert versions(home) == before, "nobody else's data is stale because one left"
     for table in (RAW_INTERACTIONS, SPLITS, TRAINING_SET, PREDICTIONS):
         assert tables.warehouse().num_rows(table) == others[table.name] - 8
@@ -137,6 +140,7 @@ def test_the_certificate_tells_what_was_done_and_names_nobody(home, instance):
     assert rows["table interactions/raw_interactions"] == rows["table ranking/popularity"] == 8
     assert rows["table interactions/quarantine"] == 3 and rows["online store sqlite"] == 1 and rows["ledger"] == 1
     assert rows["view user_activity"] >= 8 and rows["models in MLflow"] == rows["models in the artifact store"] == 1
+    assert rows["table personas/lessons"] == rows["lessons of students"] == 1
     assert {s.verified for s in kept.stores} == {"nothing"}
     assert kept.users == (platform(home)["ledger"].forget_list().digest(GONE),)
     assert (kept.reason, kept.requested_by) == (REASON, "ticket 7")
@@ -240,18 +244,85 @@ def test_interrupted_inside_a_table_it_goes_on(home, monkeypatch, victim):
 
 
 def test_what_another_run_wrote_meanwhile_is_erased_too(home):
-    told = iter([True, False, True])
-    tables = platform(home)["tables"]
+    tables, told = platform(home)["tables"], []
     held = tables.read(PREDICTIONS)
 
     def quiet():
-        answer = next(told)
-        if not answer:
+        quiet_so_far = bool(told) or GONE in tables.read(PREDICTIONS, ["user_id"])["user_id"].to_pylist()
+        if not quiet_so_far:
+            told.append("once")
             tables.write(PREDICTIONS, held, "written by a run that had read the user before")
-        return answer
+        return quiet_so_far
 
     erase(home, wait_for_others=quiet)
-    assert places_with(home, GONE) == []
+    assert told and places_with(home, GONE) == []
+
+
+def test_a_longer_id_is_another_user_and_what_the_home_only_points_to_is_not_touched(home):
+    longer, outside = f"{GONE}0", home.parent / "outside.log"
+    outside.write_text(GONE)
+    (home / "logs/link.log").symlink_to(outside)
+    os.mkfifo(home / "logs/pipe")
+    (home / "logs/both.log").write_text(f"{longer}, {GONE}.")
+    with platform(home)["ledger"].session() as session:
+        import sqlalchemy as sa
+
+        session.execute(sa.text("INSERT INTO queue VALUES (:u, :p)"), {"u": longer, "p": f"of {longer}"})
+    assert {s.verified for s in erase(home).stores} == {"nothing"}
+    assert (home / "logs/both.log").read_text() == f"{longer}, {'*' * len(GONE)}."
+    assert outside.read_text() == GONE
+    with platform(home)["ledger"].session() as session:
+        assert session.scalars(sa.text("SELECT user_id FROM queue")).all() == ["u01", longer]
+
+
+def test_an_id_in_a_database_or_in_an_artifact_is_named_and_not_written_over(home):
+    artifact = home / "mlflow/artifacts/ranking/note.yaml"
+    artifact.write_text(f"who: {GONE}")
+    with pytest.raises(StillFoundError, match=r"still has the id in mlflow/artifacts/ranking/note\.yaml"):
+        erase(home)
+    assert artifact.read_text() == f"who: {GONE}"
+    artifact.unlink()
+    with contextlib.closing(sqlite3.connect(home / "other.db")) as database:
+        database.execute("CREATE TABLE t (a TEXT, b TEXT)")
+        database.execute("INSERT INTO t VALUES ('x', ?)", [GONE])
+        database.commit()
+    with pytest.raises(StillFoundError, match=r"still has the id in other\.db"):
+        erase(home)
+
+
+def test_a_file_of_ids_is_read_to_the_letter(tmp_path):
+    path = tmp_path / "users.txt"
+    path.write_bytes("\ufeffann\r\n\r\n bob\u2028cid \r\n".encode())
+    assert users_in(str(path), str(tmp_path / "home")) == ["ann", "bob\u2028cid"]
+    path.write_bytes("j\u00f6rg".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not UTF-8: save it as such"):
+        users_in(str(path), str(tmp_path / "home"))
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="lies below BELVEDERE_HOME"):
+        users_in(f"{tmp_path.parent}/../{tmp_path.parent.name}/{tmp_path.name}/elsewhere/users.txt", str(tmp_path))
+
+
+def test_ids_of_any_form_take_nobody_along(tmp_path):
+    ids = [
+        "o'brien",
+        "x' OR '1'='1",
+        "back\\slash",
+        "%",
+        "_",
+        "*?[a]",
+        "line\nbreak",
+        "\u2028",
+        "\u00e9",
+        "e\u0301",
+        "1",
+        "1.0",
+    ]
+    write_deltalake(tmp_path / "stage/any", pa.table({"user_id": ids}))
+    for gone in (ids[::2], ids[1::2]):
+        assert erasure.count(Warehouse(str(tmp_path)), "stage/any", "user_id", gone) == 6
+        erasure.delete(Warehouse(str(tmp_path)), "stage/any", "user_id", gone, "note")
+        kept = DeltaTable(tmp_path / "stage/any").to_pyarrow_table()["user_id"].to_pylist()
+        assert sorted(kept) == sorted(set(ids[1::2]) - set(gone))
 
 
 def test_without_a_clean_search_there_is_no_certificate(home):
@@ -273,7 +344,7 @@ def test_what_can_go_wrong_is_one_sentence(home, instance):
         ({"users_file": str(home.parent / "no.txt")}, "There is no file"),
         ({"users_file": str(below)}, "The list of users lies below BELVEDERE_HOME"),
         ({"users_file": str(home.parent / "empty.txt")}, "There is no user to forget"),
-        ({"reason": f"{GONE} asked for it"}, "The reason or the requester names the user"),
+        ({"reason": f"Asked for by {GONE}."}, "The reason or the requester names the user"),
     ):
         failed = launch(home, instance, **config)
         assert not failed.success
@@ -288,4 +359,7 @@ def test_it_waits_for_other_runs_and_says_whose_turn_it_is(home, instance):
     failed = launch(home, instance, wait_minutes=0)
     said = failed.failure_data_for_node("forget_users").user_failure_data.description
     assert "of refresh_daily is still at work" in said and "launch forget_user again" in said
+    first, second = (create_run_for_test(instance, job_name="forget_user").run_id for _ in range(2))
+    waited_for = {r: {o.run_id for o in Quiet(instance, r, 0)._others()} for r in (first, second)}
+    assert second not in waited_for[first] and first in waited_for[second], "they do not wait for each other"
     assert platform(home)["ledger"].forget_list().digests, "from the request on no ingestion brings the user back"

@@ -183,6 +183,10 @@ def test_a_forgotten_entity_leaves_the_online_store_and_every_published_version(
     assert features.held_online("item_id", leaving) == features.forget_online("item_id", leaving) == 0
     assert tokens(store, "x-to-forget", "y") == [None, [2]]
     published = features.publications()
+    if "://" not in published.root:  # What a killed erasure leaves, of which nothing can be read.
+        killed = Path(published.root, "item_captions/v/_part.parquet")
+        killed.parent.mkdir(exist_ok=True)
+        killed.write_bytes(b"PAR1")
     assert erasure.views(published, "item_id") == ["item_captions"] and erasure.views(published, "user_id") == []
     assert erasure.held(published, "item_captions", "item_id", leaving) == 3
     assert erasure.erase(published, "item_captions", "item_id", leaving) == (3, 2)
