@@ -35,15 +35,21 @@ if TYPE_CHECKING:
 PROCESS_TAG = "belvedere/process"
 
 
+def tag_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Tags a run with its process, so that a run whose process was killed can be told from a slow one."""
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    # A run that is executed again carries the tags of the lost one.
+    if run.tags.get(PROCESS_TAG) != process:
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: process})
+
+
 class Tables(dg.ConfigurableResource, ABC):
     """The warehouse of Delta tables, and the store of artifacts (checkpoints, models) beside it."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Tags the run with its process, so that a run whose process was killed can be told from a slow one."""
-        process = f"{socket.gethostname()}:{os.getpid()}"
-        # A run that is executed again carries the tags of the lost one.
-        if context.instance is not None and context.run is not None and context.run.tags.get(PROCESS_TAG) != process:
-            context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: process})
+        """Tags the run with its process."""
+        if context.instance is not None and context.run is not None:
+            tag_process(context.instance, context.run)
 
     @abstractmethod
     def warehouse(self) -> Warehouse:

@@ -44,17 +44,18 @@ def _mlflow_type(kind: pa.DataType, array: Any, types: Any) -> Any:
 
 
 def example_rows(warehouse: Warehouse, kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:
-    """A few rows of the test split as a request has them, with their ``example_id``.
-
-    MLflow keeps them beside the model, where no user could be forgotten: users are numbered instead of named.
-    """
+    """A few rows of the test split as a request has them, with their ``example_id``."""
     data = of_split(read_examples(warehouse, inputs), "test").slice(0, EXAMPLES)
-    numbered = {user: f"user {n}" for n, user in enumerate(dict.fromkeys(data[USER].to_pylist()), start=1)}
     return pd.DataFrame(
         {"example_id": data["example_id"].to_pylist()}
         | {name: _asked(name, data[name].to_pylist()) for name in request_columns(kind, inputs)}
-        | {USER: [numbered[user] for user in data[USER].to_pylist()]}
     )
+
+
+def without_users(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with users numbered instead of named: beside a model in MLflow no user could be forgotten."""
+    numbered = {user: f"user {n}" for n, user in enumerate(rows[USER].unique(), start=1)}
+    return rows.assign(**{USER: rows[USER].map(numbered)})
 
 
 def request_of(served: Mapping[str, list[Any]], kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:

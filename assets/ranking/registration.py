@@ -214,10 +214,10 @@ def _log_model(
     mlflow: Any, run: Any, tables: Tables, spec: CandidateSpec, job: Any, table: pa.Table, result: Any
 ) -> str:
     """Logs and registers the model, loads it back and compares its scores with those of the evaluation."""
-    from ray_jobs.serving_signature import example_rows, pinned, signature
+    from ray_jobs.serving_signature import example_rows, pinned, signature, without_users
 
     sample = example_rows(tables.warehouse(), spec.kind, spec.inputs)
-    example = sample.drop(columns=["example_id"])
+    asked = sample.drop(columns=["example_id"])
     client = mlflow.MlflowClient()
     with tables.artifacts().local(job.artifact) as folder:
         info = mlflow.pyfunc.log_model(
@@ -226,7 +226,7 @@ def _log_model(
             artifacts={"ranker": str(folder)},
             code_paths=[str(SOURCES / "models"), str(SOURCES / "ray_jobs")],
             signature=signature(spec.kind, spec.inputs),
-            input_example=example,
+            input_example=without_users(asked),
             pip_requirements=pinned(PACKAGES),
             registered_model_name=spec.model_name,
             metadata={"ranker_version": job.version, "feature_service": spec.feature_service},
@@ -238,7 +238,7 @@ def _log_model(
     sys.path[:] = path
     expected = pl.DataFrame(table).select("example_id", "score")
     found = pl.DataFrame(
-        {"example_id": sample["example_id"].tolist(), "served": loaded.predict(example)["score"].to_numpy()}
+        {"example_id": sample["example_id"].tolist(), "served": loaded.predict(asked)["score"].to_numpy()}
     )
     both = found.join(expected, on="example_id", how="left")
     difference = float(np.abs(both["served"].to_numpy() - both["score"].to_numpy()).max(initial=0.0))

@@ -3,6 +3,7 @@
 import dagster as dg
 import pydantic
 
+from assets.resources import tag_process
 from orchestration.refresh import ROUTINE, materialize, reap_lost_runs, unfinished
 
 refresh_daily = dg.define_asset_job(
@@ -35,6 +36,7 @@ def rematerialize_what_failed(context: dg.OpExecutionContext, config: Rematerial
     from orchestration.definitions import defs
 
     code_location = defs()
+    tag_process(context.instance, context.run)
     for run_id in reap_lost_runs(context.instance):
         context.log.warning(f"Run {run_id} had lost its process and is now marked as failed.")
     left = unfinished(context.instance, code_location)

@@ -115,3 +115,12 @@ def test_a_run_that_is_executed_again_is_known_by_its_own_process(tables, instan
     inherited = {PROCESS_TAG: f"{socket.gethostname()}:{gone.pid}"}
     result = dg.materialize([thing], resources={"tables": tables}, instance=instance, tags=inherited)
     assert instance.get_run_by_id(result.run_id).tags[PROCESS_TAG] == f"{socket.gethostname()}:{os.getpid()}"
+
+
+def test_the_mending_job_is_known_by_its_process_too(instance):
+    from orchestration.jobs.refresh import rematerialize_failed
+
+    done = rematerialize_failed.execute_in_process(
+        instance=instance, run_config={"ops": {"rematerialize_what_failed": {"config": {"dry_run": True}}}}
+    )
+    assert instance.get_run_by_id(done.run_id).tags[PROCESS_TAG] == f"{socket.gethostname()}:{os.getpid()}"

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -167,6 +168,9 @@ def test_every_mlflow_run_fulfils_the_checklist(whole):
         model = mlflow.models.get_model_info(f"models:/{row['model_name']}/{row['model_version']}")
         assert model.signature is not None and model.saved_input_example_info
         folder = mlflow.artifacts.download_artifacts(f"models:/{row['model_name']}/{row['model_version']}")
+        kept = json.loads(Path(f"{folder}/input_example.json").read_text())
+        users = [row[kept["columns"].index("user_id")] for row in kept["data"]]
+        assert all(user.startswith("user ") for user in users), "no user is named where none can be forgotten"
         requirements = Path(f"{folder}/requirements.txt").read_text().splitlines()
         assert all("==" in line for line in requirements)
         assert any(line.startswith("torch==") for line in requirements)
