@@ -211,3 +211,11 @@ def test_a_request_goes_on_while_the_online_store_is_away(reader_of, tmp_path):
     reader.away_until = 0.0
     assert reader.read("newcomer", "r", NOW).source == "clusters"
     assert reader.counts()["store_unavailable"] == 3
+
+
+def test_an_id_that_cannot_be_read_keeps_nobody_else_from_their_persona(reader_of):
+    reader = reader_of(store_pause_seconds=3600)
+    for user_id in ("\ud800", None):
+        assert reader.read(user_id, "r", NOW).source == "popular"
+    assert reader.read("newcomer", "r", NOW).source == "clusters"
+    assert reader.counts()["unreadable"] == 2 and "store_unavailable" not in reader.counts()
