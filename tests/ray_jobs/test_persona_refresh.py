@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import re
 import time
 
 import polars as pl
@@ -14,6 +15,8 @@ from ray_jobs.databases import shared_engine
 from ray_jobs.language.engine import EngineUnavailableError
 from ray_jobs.persona_queue import PERSONA_REFRESH
 from ray_jobs.persona_refresh import Config, Counts, PersonaRefresher, Result
+from ray_jobs.persona_student import student_digest
+from ray_jobs.persona_writers import StudentConfig
 from ray_jobs.refresh_queue import Wanted
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, PERSONA_VERDICTS, REFRESHED_PERSONAS
@@ -107,17 +110,55 @@ def test_a_text_that_was_paid_for_is_served_again_without_the_model(stage):
 def test_an_unsafe_text_is_shown_to_nobody_and_the_last_safe_one_goes_on(stage):
     stage.drain()
     safe = stage.served()
-    victim = next(u for u in USERS if "war" in safe[u].persona)
-    strict = SafetyConfig(terms={"brutal": ("war stories",)})
+    brutal = lambda prompt: f"Likes {prompt.split('topic: ')[1].splitlines()[0]} and brutal war stories."  # noqa: E731
+    stage.model.before = lambda prompt: brutal(prompt) if re.search("topic: .*crime", prompt) else None
+    strict = SafetyConfig(terms={"brutal": ("brutal war",)})
     stage.ask(clusters="c2")
-    told = stage.drain(safety=strict, writing={"persona_version": "v2"})
+    told = stage.drain(safety=strict, writing={"persona_version": "v2", "code_version": "2"})
     flagged = [r for r in stage.read(PERSONA_VERDICTS) if r["category"]]
-    assert told.unsafe == sum("war stories" in p.persona for p in safe.values()) > 0
-    assert told.unsafe + told.refreshed == 6 and {r["rule"] for r in flagged} == {"term 1"}
-    assert stage.served()[victim] == safe[victim], "that of v1"
-    row = stage.rows()[victim]
-    assert (row.state, row.outcome, row.error) == ("done", "unsafe", "The safety filter found brutal (term 1).")
-    assert stage.queue.enqueue([Wanted(victim, "stale", "c2", "v1")]) == [False], "not again and again"
+    assert told.unsafe > 0 and told.refreshed > 0 and told.unsafe + told.refreshed == 6 and told.withdrawn == 0
+    assert {r["rule"] for r in flagged} == {"term 1"}
+    rows, served = stage.rows(), stage.served()
+    victims = [u for u in USERS if rows[u].outcome == "unsafe"]
+    assert len(victims) == told.unsafe and all(served[u] == safe[u] for u in victims), "that of v1"
+    row = rows[victims[0]]
+    assert (row.state, row.error) == ("done", "The safety filter found brutal (term 1).")
+    assert stage.queue.enqueue([Wanted(victims[0], "stale", "c2", "v1")]) == [False], "not again and again"
+
+
+def test_what_is_served_goes_when_the_filter_in_force_forbids_it(stage):
+    stage.drain()
+    before = stage.served()
+    strict = SafetyConfig(terms={"brutal": ("war stories",)})
+    forbidden = {u for u in USERS if "war stories" in before[u].persona}
+    stage.ask(clusters="c2")
+    told = stage.drain(safety=strict)
+    assert (told.unsafe, told.withdrawn, told.unchanged) == (len(forbidden), len(forbidden), 6 - len(forbidden))
+    assert 0 < len(forbidden) < 6 and told.llm_calls == 0 and set(stage.served()) == set(USERS) - forbidden
+    assert {u for u, row in stage.rows().items() if row.outcome == "unsafe"} == forbidden
+
+
+def test_no_row_keeps_the_id_of_a_user_of_whom_nothing_is_known(stage):
+    stage.ask(["forgotten"])
+    told = stage.drain()
+    assert (told.refreshed, told.ineligible) == (6, 1) and set(stage.rows()) == set(USERS)
+
+
+def test_a_student_writes_and_its_base_judges(stage):
+    asked = []
+
+    def note(body, number):
+        asked.append((body["model"], body["messages"][-1]["content"].startswith("<text>")))
+        return '{"choice": "safe"}' if asked[-1][1] else '{"interests": [], "explorations": []}'
+
+    student = StudentConfig(version="s1", prompt=student_digest(), base="r", served_as="taught")
+    with FaultServer(note) as server:
+        config = refresh_config(stage.tables, stage.queue, server.url, stage.store, writing={"student": student})
+        worker = PersonaRefresher(config.model_copy(update={"safety": SafetyConfig(categories=("violence",))}))
+        worker.safety({"k": "Likes crime."})
+        worker._loaded()
+        assert worker.engine.config.model == "taught" and worker.judge.config.model == "m"
+        assert asked == [("m", True)] and worker._usage().calls == 1
 
 
 def test_the_models_verdict_is_paid_for_once(stage):
