@@ -207,7 +207,7 @@ class PersonaReader:
             try:
                 return self.store.look_up(user_id, self.config.freshness.window)
             except (ValueError, TypeError) as error:
-                # What is asked or kept of this user cannot be read, as an id that is no text: the others are served.
+                # An id that is no text, for one: this request has no persona, the others are served.
                 self.counted.add(unreadable=1)
                 logger.warning("personas: a user could not be looked up: %s", type(error).__name__)
                 return None

@@ -93,6 +93,16 @@ def test_what_is_written_is_read_and_what_is_removed_is_gone(store):
     assert store.read(["reader", "other"]) == {"other": other} and store.read([]) == {}
 
 
+def test_a_damaged_row_counts_as_missing_and_keeps_nobody_else_from_theirs(store, caplog):
+    values = {f: [getattr(persona(), f)] * 2 for f in ("persona", "clusters", "content_key")}
+    values |= {"interests": ["]", "[]"], "explorations": ["[]"] * 2, "persona_version": ["v1"] * 2}
+    store._write(["secret-name", "other"], values | {"written_ms": [1, 1]}, [NOW] * 2, removed=False)
+    assert set(store.read(["secret-name", "other"])) == {"other"}
+    assert "is damaged" in caplog.text and "secret-name" not in caplog.text
+    store.write([persona("secret-name", written=NOW + dt.timedelta(seconds=1))])
+    assert set(store.read(["secret-name", "other"])) == {"secret-name", "other"}
+
+
 def test_a_request_sees_persona_and_newest_events(store):
     seed_histories(store)
     store.write([persona()])
