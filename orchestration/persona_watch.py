@@ -14,6 +14,7 @@ from orchestration.watch import LIMITS, Directory, Limits
 PERSONAS = dg.AssetKey(["personas", "user_personas"])
 JOB = "refresh_personas"
 FORGETTING = "forget_user"
+AFTER_FAILURE = dt.timedelta(minutes=5)
 RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -91,6 +92,14 @@ def persona_sensor(settings: Settings) -> dg.SensorDefinition:
         for job in (JOB, FORGETTING):
             if context.instance.get_run_records(dg.RunsFilter(job_name=job, statuses=RUNNING), limit=1):
                 return dg.SkipReason(f"{stats.due:,} persona refreshes are due, and {job} is running.")
+        last = context.instance.get_run_records(dg.RunsFilter(job_name=JOB), limit=1)
+        if last and last[0].dagster_run.status is dg.DagsterRunStatus.FAILURE:
+            # What is wrong is mostly wrong for a while: not a red run every half minute.
+            again = dt.datetime.fromtimestamp(last[0].end_time or 0.0, dt.UTC) + AFTER_FAILURE
+            if dt.datetime.now(dt.UTC) < again:
+                return dg.SkipReason(
+                    f"The last {JOB} failed: {stats.due:,} refreshes of personas wait until {again:%H:%M}."
+                )
         return dg.RunRequest(tags={"intent": "refresh"})
 
     return waiting_personas
