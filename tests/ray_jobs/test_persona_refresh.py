@@ -6,6 +6,7 @@ import re
 import time
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -18,8 +19,10 @@ from ray_jobs.persona_refresh import Config, Counts, PersonaRefresher, Result
 from ray_jobs.persona_student import student_digest
 from ray_jobs.persona_writers import StudentConfig
 from ray_jobs.refresh_queue import Wanted
+from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, PERSONA_VERDICTS, REFRESHED_PERSONAS
+from tests.factories import CREATED
 from tests.ray_jobs.language.fault_server import FaultServer
 from tests.ray_jobs.refreshes import Model, files_in, refresh_config, seed_tables
 
@@ -90,6 +93,22 @@ def test_only_users_whose_clusters_changed_are_written_anew(stage):
     third = stage.drain()
     assert (third.unchanged, third.refreshed) == (5, 1) and third.llm_calls > 0
     assert stage.served()["u0"].clusters != served["u0"].clusters
+
+
+def test_groups_of_salient_terms_are_settled_by_one_refresh(stage):
+    given = {"caption": "a quiet film", "event_timestamp": CREATED, "created_timestamp": CREATED}
+    blank = {
+        c.name: "x" if c.type == pa.string() else 1 if pa.types.is_integer(c.type) else []
+        for c in ITEM_CAPTIONS.columns
+    }
+    rows = [blank | given | {"item_id": f"i{n}"} for n in range(60)]
+    stage.tables.write(ITEM_CAPTIONS, pa.Table.from_pylist(rows, ITEM_CAPTIONS.schema), "captions-1")
+    grouping = {"interests": {"min_events": 3, "min_likes": 2, "grouping": "salient_terms"}}
+    first = stage.drain(writing=grouping)
+    assert first.refreshed >= 5 and first.refreshed + first.ineligible == 6, "groups of one item are dropped"
+    stage.ask(clusters="c2")
+    again = stage.drain(writing=grouping)
+    assert (again.unchanged, again.ineligible, again.llm_calls) == (first.refreshed, first.ineligible, 0)
 
 
 def test_config_and_result_travel_as_json(stage):
