@@ -6,6 +6,7 @@ a refresh between two publications would break that.
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from feature_repo.sources import CREATED_TIMESTAMP, EVENT_TIMESTAMP, user_person
 from feature_repo.views import user_persona_text
 from models.personas.freshness import Event, ServedPersona
 
+logger = logging.getLogger("belvedere.personas")
 VIEW = user_persona_text.name
 FEATURES = [f.name for f in user_persona_text.features]
 PERSONA = [f"{VIEW}:{f}" for f in FEATURES]
@@ -113,6 +115,11 @@ def _persona(user_id: str, row: dict[str, Any]) -> ServedPersona | None:
     said = {f: row[f"{VIEW}__{f}"] for f in FEATURES}
     if said["persona"] is None:
         return None
-    written = dt.datetime.fromtimestamp(said.pop("written_ms") / 1000, dt.UTC)
-    lists = {f: json.loads(said.pop(f)) for f in ("interests", "explorations")}
+    try:
+        written = dt.datetime.fromtimestamp(said.pop("written_ms") / 1000, dt.UTC)
+        lists = {f: json.loads(said.pop(f)) for f in ("interests", "explorations")}
+    except (ValueError, TypeError):
+        # Written anew like one that is missing: it must not keep the users who are read with it from theirs.
+        logger.warning("personas: a row of %s is damaged and counts as missing.", VIEW)
+        return None
     return ServedPersona(user_id=user_id, written=written, **lists, **said)

@@ -13,6 +13,8 @@ from orchestration.watch import LIMITS, Directory, Limits
 
 PERSONAS = dg.AssetKey(["personas", "user_personas"])
 JOB = "refresh_personas"
+FORGETTING = "forget_user"
+AFTER_FAILURE = dt.timedelta(minutes=5)
 RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -80,14 +82,24 @@ def persona_sensor(settings: Settings) -> dg.SensorDefinition:
         job_name=JOB,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Launches refresh_personas when a persona refresh is due and none is running.",
+        description="Launches refresh_personas when a persona refresh is due and none is running, nor forget_user, "
+        "which needs everybody else to be at rest.",
     )
     def waiting_personas(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         stats = ledger.persona_queue().stats()
         if not stats.due:
             return dg.SkipReason(f"No persona refresh is due; {stats.depth:,} wait, {stats.leased:,} are worked at.")
-        if context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=RUNNING), limit=1):
-            return dg.SkipReason(f"{stats.due:,} persona refreshes are due, and {JOB} is running.")
+        for job in (JOB, FORGETTING):
+            if context.instance.get_run_records(dg.RunsFilter(job_name=job, statuses=RUNNING), limit=1):
+                return dg.SkipReason(f"{stats.due:,} persona refreshes are due, and {job} is running.")
+        last = context.instance.get_run_records(dg.RunsFilter(job_name=JOB), limit=1)
+        if last and last[0].dagster_run.status is dg.DagsterRunStatus.FAILURE:
+            # What is wrong is mostly wrong for a while: not a red run every half minute.
+            again = dt.datetime.fromtimestamp(last[0].end_time or 0.0, dt.UTC) + AFTER_FAILURE
+            if dt.datetime.now(dt.UTC) < again:
+                return dg.SkipReason(
+                    f"The last {JOB} failed: {stats.due:,} refreshes of personas wait until {again:%H:%M}."
+                )
         return dg.RunRequest(tags={"intent": "refresh"})
 
     return waiting_personas

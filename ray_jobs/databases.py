@@ -77,15 +77,15 @@ def _tune_sqlite(engine: sa.Engine) -> None:
 
 
 def make_engine(url: str) -> sa.Engine:
-    """An engine for a ledger's URL, not migrated."""
+    """An engine for a ledger's URL, not migrated. Its errors show no values: among them are ids of users."""
     parsed = _with_driver(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
         _tune_sqlite(engine)
         return engine
-    return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2)
+    return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, hide_parameters=True)
 
 
 @functools.lru_cache(maxsize=8)

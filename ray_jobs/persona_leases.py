@@ -46,9 +46,11 @@ class Holding:
                 held = list(self._held.values())
             try:
                 self.queue.renew(held, self.seconds)
-            except QueueUnavailableError as error:
+            except Exception as error:
                 # If it stays away for too long the leases end, and whoever takes over finds what was written.
-                logger.warning("personas: leases could not be prolonged: %s", error)
+                # Whatever it is, this thread must live: the queue may be back the next time.
+                said = error if isinstance(error, QueueUnavailableError) else type(error).__name__
+                logger.warning("personas: leases could not be prolonged: %s", said)
 
 
 def patiently(call: Callable[[], Value], seconds: float) -> Value:

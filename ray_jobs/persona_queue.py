@@ -222,15 +222,14 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
         """See `RefreshQueue.stats`."""
         now = now or _now()
         waits = sa.or_(C.state == "queued", sa.and_(C.state == "leased", C.lease_until <= now))
-        unfinished = sa.case((C.state.in_(("queued", "leased")), C.enqueued))
         with self._begin() as connection:
             row = connection.execute(
                 sa.select(
                     *[sa.func.count(sa.case((which, 1))) for which in (waits, _due(now))],
                     sa.func.count(sa.case((sa.and_(C.state == "leased", C.lease_until > now), 1))),
                     sa.func.count(sa.case((C.state == "failed", 1))),
-                    sa.type_coerce(sa.func.min(unfinished), UtcTimestamp()),
-                )
+                    sa.type_coerce(sa.func.min(C.enqueued).filter(C.state != "failed"), UtcTimestamp()),
+                ).where(C.state.in_(("queued", "leased", "failed")))  # By the index: most rows are done.
             ).one()
         waiting, due, leased, failed, since = tuple(row)
         oldest = (now - since).total_seconds() if since is not None else 0.0
@@ -241,17 +240,20 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
     ) -> Freshness:
         """Counts users whose persona is stale, by what became of their last refresh.
 
+        Whoever was refreshed longer ago than that has asked for nothing since, and is not counted.
+
         Args:
             max_age_seconds: Age from which a persona is stale.
             persona_version: The version in force; any by default.
             now: The moment; the clock's by default.
         """
         oldest = (now or _now()) - dt.timedelta(seconds=max_age_seconds)
-        good = [C.state == "done", C.outcome.in_(SERVED), C.finished > oldest]
+        good = [C.state == "done", C.outcome.in_(SERVED)]
         good += [C.persona_version == persona_version] if persona_version is not None else []
         counts = sa.select(sa.func.count(), sa.func.count(sa.case((sa.not_(sa.and_(*good)), 1))))
         with self._begin() as connection:
-            return Freshness(*connection.execute(counts.where(C.outcome != INELIGIBLE)).one())
+            asked = sa.or_(C.state != "done", C.finished > oldest)
+            return Freshness(*connection.execute(counts.where(asked, C.outcome != INELIGIBLE)).one())
 
     def dead_letters(self, most: int = 100) -> list[DeadLetter]:
         """The newest requests that were given up, without their users."""
@@ -267,8 +269,20 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
             again = sa.update(PERSONA_REFRESH).where(C.state == "failed").values(**fresh)
             return len(connection.execute(again.returning(C.id)).all())
 
+    def prune(self, seconds: float, now: dt.datetime | None = None) -> int:
+        """Removes rows that were done so long ago that they answer no request any more. Returns how many.
+
+        Args:
+            seconds: Age from which a persona is stale: who asks then asks anew.
+            now: The moment; the clock's by default.
+        """
+        oldest = (now or _now()) - dt.timedelta(seconds=max(seconds, self.again_after_seconds))
+        with self._begin() as connection:
+            gone = sa.delete(PERSONA_REFRESH).where(C.state == "done", C.finished <= oldest)
+            return int(connection.execute(gone).rowcount)
+
     def remove(self, user_ids: Iterable[str]) -> int:
-        """Removes users; a worker that holds one of them loses its lease. Returns how many rows went."""
+        """See `RefreshQueue.remove`."""
         with self._begin() as connection:
             gone = sa.delete(PERSONA_REFRESH).where(C.user_id.in_(list(user_ids)))
             return len(connection.execute(gone.returning(C.id)).all())

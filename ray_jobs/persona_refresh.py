@@ -5,6 +5,7 @@ persona to its table and online; then the lease ends. Whoever takes over finds w
 """
 
 import contextlib
+import functools
 import logging
 import signal
 import sys
@@ -21,7 +22,7 @@ from models.personas.freshness import FreshnessConfig, ServedPersona
 from models.personas.safety import SafetyConfig
 from ray_jobs.actors import RESTARTS
 from ray_jobs.entrypoint import serve_pipes
-from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError, LanguageEngine, Usage
+from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError, LanguageEngine, Usage, load_engine
 from ray_jobs.persona_batches import LeasedUsers
 from ray_jobs.persona_leases import Holding, Value, patiently
 from ray_jobs.persona_prompts import NEVER_ANSWERED
@@ -43,6 +44,8 @@ from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, PERSON
 
 logger = logging.getLogger("belvedere.personas")
 
+# Between two looks at how many files the workers have made.
+COMPACT_SECONDS = 30.0
 STORES = (PERSONA_STORE, PERSONA_DEAD_LETTERS, REFRESHED_PERSONAS, PERSONA_VERDICTS)
 
 
@@ -72,6 +75,7 @@ class Counts(NamedTuple):
         unchanged: Users whose clusters have not changed: no model was asked.
         cached: Of the refreshed, those whose text had been paid for before.
         unsafe: Users whose new text is shown to nobody; the last safe one goes on serving.
+        withdrawn: Users whose last text is unsafe to the filter in force, without a new one: they are served none.
         ineligible: Users with too little history.
         retried: Users that went back to the queue.
         failed: Users that were given up: dead letters.
@@ -86,6 +90,7 @@ class Counts(NamedTuple):
     unchanged: int = 0
     cached: int = 0
     unsafe: int = 0
+    withdrawn: int = 0
     ineligible: int = 0
     retried: int = 0
     failed: int = 0
@@ -119,7 +124,8 @@ class PersonaRefresher:
         self.store: PersonaStore = config.store.open()
         self.writer: PersonaWriter | None = None
         self.engine = engine
-        self.safety = SafetyFilter(config.safety, self.warehouse, config.writing.engine, lambda: self._loaded().engine)
+        self.judge: LanguageEngine | None = None
+        self.safety = SafetyFilter(config.safety, self.warehouse, config.writing.engine, self._judging)
         self.stopping = threading.Event()
         self.counted = Counts()
 
@@ -214,10 +220,14 @@ class PersonaRefresher:
         ends: list[tuple[Lease, str, str]] = []
         served: list[ServedPersona] = []
         written: list[Lease] = []
+        # The filter may be another one than when these were written.
+        standing = {p.content_key: p.persona for lease in batch if (p := work.standing.get(lease.user_id))}
+        unsafe = self.safety(standing)
+        barred = {u for u, p in work.standing.items() if p.content_key in unsafe}
         for lease in batch:
             if lease.user_id not in work.planned:
                 ends.append((lease, INELIGIBLE, "Too little history for a persona."))
-            elif work.is_unchanged(lease.user_id):
+            elif work.is_unchanged(lease.user_id) and lease.user_id not in barred:
                 served.append(work.confirmed(lease.user_id))
                 ends.append((lease, UNCHANGED, ""))
             else:
@@ -235,8 +245,12 @@ class PersonaRefresher:
             else:
                 good.append((lease, row))
                 ends.append((lease, REFRESHED, ""))
-        self._publish(work, ends, good, served)
+        self._publish(work, batch, good, served, barred)
         done = self._ask(lambda: self.queue.complete(ends))
+        # Forgotten, or never there: no row must keep such a user's id.
+        unknown = [lease.user_id for lease in batch if lease.user_id not in work.clusters]
+        if unknown:
+            self._ask(lambda: self.queue.remove(unknown))
         names = [outcome if held else "lost" for (_, outcome, _), held in zip(ends, done, strict=True)]
         self._count(**{name: names.count(name) for name in set(names)})
         self._count(cached=sum(row["content_key"] in cached for _, row in good))
@@ -265,19 +279,23 @@ class PersonaRefresher:
     def _publish(
         self,
         work: LeasedUsers,
-        ends: list[tuple[Lease, str, str]],
+        batch: list[Lease],
         good: list[tuple[Lease, dict[str, Any]]],
         served: list[ServedPersona],
+        barred: set[str],
     ) -> None:
         """Writes to the table, then online: only users whose lease is still held a moment before."""
-        leases = [lease for lease, _, _ in ends]
-        held = {lease.id for lease in self._held(leases)}
-        still = {lease.user_id for lease in leases if lease.id in held}
+        held = {lease.id for lease in self._held(batch)}
+        still = {lease.user_id for lease in batch if lease.id in held}
         good = [(lease, row) for lease, row in good if lease.id in held]
         self.warehouse.append(REFRESHED_PERSONAS, work.table(good))
         online = [p for p in served if p.user_id in still] + [work.served(row) for _, row in good]
         if online:
             self.store.write(online)
+        gone = sorted(barred & still - {p.user_id for p in online})
+        if gone:
+            self.store.remove(gone)
+            self._count(withdrawn=len(gone))
 
     def _loaded(self) -> PersonaWriter:
         if self.writer is None:
@@ -285,8 +303,17 @@ class PersonaRefresher:
             self.engine = self.writer.engine
         return self.writer
 
+    def _judging(self) -> LanguageEngine:
+        """The engine that judges: never a student, who was taught to write personas and nothing else."""
+        if self.config.writing.student is None:
+            return self._loaded().engine
+        if self.judge is None:
+            self.judge = load_engine(self.config.writing.engine)
+        return self.judge
+
     def _usage(self) -> Usage:
-        return self.engine.usage if self.engine is not None else Usage()
+        spent = [engine.usage for engine in (self.engine, self.judge) if engine is not None]
+        return functools.reduce(Usage.plus, spent, Usage())
 
     def _spent(self) -> bool:
         tokens = self.counted.prompt_tokens + self.counted.completion_tokens
@@ -334,9 +361,13 @@ def run(config: Config) -> Result:
     workers: list[Any] = [actor.remote(config, n, None, max(int(cpus), 1)) for n in range(config.writing.num_actors)]
     pending = [worker.drain.remote() for worker in workers]
     with _told_to_end() as told:
-        left, until = pending, 0.0
+        left, until, compacted = pending, 0.0, time.monotonic()
         while left and not (until and time.monotonic() > until):
             _, left = ray.wait(left, num_returns=len(left), timeout=1.0)
+            # As it goes: workers look every batch up in these, and each batch is a file.
+            if time.monotonic() - compacted > COMPACT_SECONDS:
+                _compact(config)
+                compacted = time.monotonic()
             if told.is_set() and not until:
                 until = time.monotonic() + config.drain_seconds
                 for worker in workers:
@@ -344,9 +375,14 @@ def run(config: Config) -> Result:
     if told.is_set():
         raise KeyboardInterrupt
     counts = Counts(*map(sum, zip(*ray.get(pending), strict=True)))
+    _compact(config)
+    config.queue.prune(config.freshness.max_age_seconds)
+    return Result(counts=counts)
+
+
+def _compact(config: Config) -> None:
     for table in STORES:
         config.writing.warehouse.compact(table)
-    return Result(counts=counts)
 
 
 if __name__ == "__main__":

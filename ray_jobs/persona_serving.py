@@ -206,6 +206,11 @@ class PersonaReader:
         if time.monotonic() >= self.away_until:
             try:
                 return self.store.look_up(user_id, self.config.freshness.window)
+            except (ValueError, TypeError) as error:
+                # An id that is no text, for one: this request has no persona, the others are served.
+                self.counted.add(unreadable=1)
+                logger.warning("personas: a user could not be looked up: %s", type(error).__name__)
+                return None
             except Exception as error:
                 # A request without persona is better than none, whatever the store's client raises.
                 self.away_until = time.monotonic() + self.config.store_pause_seconds

@@ -75,8 +75,8 @@ class Freshness(NamedTuple):
     """How many users' personas are as they should be.
 
     Attributes:
-        users: Users that ever asked for a persona and have enough history for one.
-        stale: Of these, those who wait, were given up, or whose last refresh is too old or of another version.
+        users: Users that asked for a persona lately and have enough history for one.
+        stale: Of these, those who wait, were given up, or whose last refresh was unsafe or of another version.
     """
 
     users: int
@@ -130,6 +130,10 @@ class RefreshQueue(ABC):
     @abstractmethod
     def recover(self, owner: str) -> int:
         """Gives back what a former process of the same name held. Returns how many rows."""
+
+    @abstractmethod
+    def remove(self, user_ids: Iterable[str]) -> int:
+        """Removes users; a worker that holds one of them loses its lease. Returns how many rows went."""
 
     @abstractmethod
     def stats(self, now: dt.datetime | None = None) -> Stats:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ray_jobs.persona_queue import PersonaQueue
 
 KEY = dg.AssetKey(["personas", "user_personas"])
+# Of whom histories are read, and whose rows are locked, together.
+USERS_AT_ONCE = 10_000
 
 
 class RefreshConfig(PersonasConfig):
@@ -152,10 +154,13 @@ def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
     from ray_jobs.refresh_queue import Wanted
 
     users = tables.read(USER_PERSONAS, ["user_id"])["user_id"].to_pylist()
-    history = read_history(tables.warehouse(), users)
-    digests = history_digests(history, job.writing.interests, job.freshness.window)
-    version = job.writing.persona_version
-    return sum(job.queue.enqueue([Wanted(u, "missing", clusters, version) for u, clusters in digests.items()]))
+    asked = 0
+    for start in range(0, len(users), USERS_AT_ONCE):
+        history = read_history(tables.warehouse(), users[start : start + USERS_AT_ONCE])
+        digests = history_digests(history, job.writing.interests, job.freshness.window)
+        wanted = [Wanted(u, "missing", clusters, job.writing.persona_version) for u, clusters in digests.items()]
+        asked += sum(job.queue.enqueue(wanted))
+    return asked
 
 
 def observed(queue: "PersonaQueue", max_age_seconds: float, persona_version: str) -> dict[str, int | float]:

@@ -29,7 +29,8 @@ def separate(
     Returns:
         Codes of shape (N, L), int32; only the last column differs.
     """
-    if not len(codes_NL):
+    # The only level of a codebook is the cluster, which nobody leaves.
+    if not len(codes_NL) or codes_NL.shape[1] == 1:
         return codes_NL
     _, prefix_N = np.unique(codes_NL[:, :-1], axis=0, return_inverse=True)
     prefix_N, nearest_N = prefix_N.reshape(-1), codes_NL[:, -1]

@@ -93,6 +93,16 @@ def test_what_is_written_is_read_and_what_is_removed_is_gone(store):
     assert store.read(["reader", "other"]) == {"other": other} and store.read([]) == {}
 
 
+def test_a_damaged_row_counts_as_missing_and_keeps_nobody_else_from_theirs(store, caplog):
+    values = {f: [getattr(persona(), f)] * 2 for f in ("persona", "clusters", "content_key")}
+    values |= {"interests": ["]", "[]"], "explorations": ["[]"] * 2, "persona_version": ["v1"] * 2}
+    store._write(["secret-name", "other"], values | {"written_ms": [1, 1]}, [NOW] * 2, removed=False)
+    assert set(store.read(["secret-name", "other"])) == {"other"}
+    assert "is damaged" in caplog.text and "secret-name" not in caplog.text
+    store.write([persona("secret-name", written=NOW + dt.timedelta(seconds=1))])
+    assert set(store.read(["secret-name", "other"])) == {"secret-name", "other"}
+
+
 def test_a_request_sees_persona_and_newest_events(store):
     seed_histories(store)
     store.write([persona()])
@@ -211,3 +221,11 @@ def test_a_request_goes_on_while_the_online_store_is_away(reader_of, tmp_path):
     reader.away_until = 0.0
     assert reader.read("newcomer", "r", NOW).source == "clusters"
     assert reader.counts()["store_unavailable"] == 3
+
+
+def test_an_id_that_cannot_be_read_keeps_nobody_else_from_their_persona(reader_of):
+    reader = reader_of(store_pause_seconds=3600)
+    for user_id in ("\ud800", None):
+        assert reader.read(user_id, "r", NOW).source == "popular"
+    assert reader.read("newcomer", "r", NOW).source == "clusters"
+    assert reader.counts()["unreadable"] == 2 and "store_unavailable" not in reader.counts()

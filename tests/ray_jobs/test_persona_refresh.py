@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import re
 import time
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -14,9 +16,13 @@ from ray_jobs.databases import shared_engine
 from ray_jobs.language.engine import EngineUnavailableError
 from ray_jobs.persona_queue import PERSONA_REFRESH
 from ray_jobs.persona_refresh import Config, Counts, PersonaRefresher, Result
+from ray_jobs.persona_student import student_digest
+from ray_jobs.persona_writers import StudentConfig
 from ray_jobs.refresh_queue import Wanted
+from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, PERSONA_VERDICTS, REFRESHED_PERSONAS
+from tests.factories import CREATED
 from tests.ray_jobs.language.fault_server import FaultServer
 from tests.ray_jobs.refreshes import Model, files_in, refresh_config, seed_tables
 
@@ -89,6 +95,22 @@ def test_only_users_whose_clusters_changed_are_written_anew(stage):
     assert stage.served()["u0"].clusters != served["u0"].clusters
 
 
+def test_groups_of_salient_terms_are_settled_by_one_refresh(stage):
+    given = {"caption": "a quiet film", "event_timestamp": CREATED, "created_timestamp": CREATED}
+    blank = {
+        c.name: "x" if c.type == pa.string() else 1 if pa.types.is_integer(c.type) else []
+        for c in ITEM_CAPTIONS.columns
+    }
+    rows = [blank | given | {"item_id": f"i{n}"} for n in range(60)]
+    stage.tables.write(ITEM_CAPTIONS, pa.Table.from_pylist(rows, ITEM_CAPTIONS.schema), "captions-1")
+    grouping = {"interests": {"min_events": 3, "min_likes": 2, "grouping": "salient_terms"}}
+    first = stage.drain(writing=grouping)
+    assert first.refreshed >= 5 and first.refreshed + first.ineligible == 6, "groups of one item are dropped"
+    stage.ask(clusters="c2")
+    again = stage.drain(writing=grouping)
+    assert (again.unchanged, again.ineligible, again.llm_calls) == (first.refreshed, first.ineligible, 0)
+
+
 def test_config_and_result_travel_as_json(stage):
     config = stage.worker(safety=SafetyConfig(terms={"a": ("b",)}, categories=("c",))).config
     assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
@@ -107,17 +129,55 @@ def test_a_text_that_was_paid_for_is_served_again_without_the_model(stage):
 def test_an_unsafe_text_is_shown_to_nobody_and_the_last_safe_one_goes_on(stage):
     stage.drain()
     safe = stage.served()
-    victim = next(u for u in USERS if "war" in safe[u].persona)
-    strict = SafetyConfig(terms={"brutal": ("war stories",)})
+    brutal = lambda prompt: f"Likes {prompt.split('topic: ')[1].splitlines()[0]} and brutal war stories."  # noqa: E731
+    stage.model.before = lambda prompt: brutal(prompt) if re.search("topic: .*crime", prompt) else None
+    strict = SafetyConfig(terms={"brutal": ("brutal war",)})
     stage.ask(clusters="c2")
-    told = stage.drain(safety=strict, writing={"persona_version": "v2"})
+    told = stage.drain(safety=strict, writing={"persona_version": "v2", "code_version": "2"})
     flagged = [r for r in stage.read(PERSONA_VERDICTS) if r["category"]]
-    assert told.unsafe == sum("war stories" in p.persona for p in safe.values()) > 0
-    assert told.unsafe + told.refreshed == 6 and {r["rule"] for r in flagged} == {"term 1"}
-    assert stage.served()[victim] == safe[victim], "that of v1"
-    row = stage.rows()[victim]
-    assert (row.state, row.outcome, row.error) == ("done", "unsafe", "The safety filter found brutal (term 1).")
-    assert stage.queue.enqueue([Wanted(victim, "stale", "c2", "v1")]) == [False], "not again and again"
+    assert told.unsafe > 0 and told.refreshed > 0 and told.unsafe + told.refreshed == 6 and told.withdrawn == 0
+    assert {r["rule"] for r in flagged} == {"term 1"}
+    rows, served = stage.rows(), stage.served()
+    victims = [u for u in USERS if rows[u].outcome == "unsafe"]
+    assert len(victims) == told.unsafe and all(served[u] == safe[u] for u in victims), "that of v1"
+    row = rows[victims[0]]
+    assert (row.state, row.error) == ("done", "The safety filter found brutal (term 1).")
+    assert stage.queue.enqueue([Wanted(victims[0], "stale", "c2", "v1")]) == [False], "not again and again"
+
+
+def test_what_is_served_goes_when_the_filter_in_force_forbids_it(stage):
+    stage.drain()
+    before = stage.served()
+    strict = SafetyConfig(terms={"brutal": ("war stories",)})
+    forbidden = {u for u in USERS if "war stories" in before[u].persona}
+    stage.ask(clusters="c2")
+    told = stage.drain(safety=strict)
+    assert (told.unsafe, told.withdrawn, told.unchanged) == (len(forbidden), len(forbidden), 6 - len(forbidden))
+    assert 0 < len(forbidden) < 6 and told.llm_calls == 0 and set(stage.served()) == set(USERS) - forbidden
+    assert {u for u, row in stage.rows().items() if row.outcome == "unsafe"} == forbidden
+
+
+def test_no_row_keeps_the_id_of_a_user_of_whom_nothing_is_known(stage):
+    stage.ask(["forgotten"])
+    told = stage.drain()
+    assert (told.refreshed, told.ineligible) == (6, 1) and set(stage.rows()) == set(USERS)
+
+
+def test_a_student_writes_and_its_base_judges(stage):
+    asked = []
+
+    def note(body, number):
+        asked.append((body["model"], body["messages"][-1]["content"].startswith("<text>")))
+        return '{"choice": "safe"}' if asked[-1][1] else '{"interests": [], "explorations": []}'
+
+    student = StudentConfig(version="s1", prompt=student_digest(), base="r", served_as="taught")
+    with FaultServer(note) as server:
+        config = refresh_config(stage.tables, stage.queue, server.url, stage.store, writing={"student": student})
+        worker = PersonaRefresher(config.model_copy(update={"safety": SafetyConfig(categories=("violence",))}))
+        worker.safety({"k": "Likes crime."})
+        worker._loaded()
+        assert worker.engine.config.model == "taught" and worker.judge.config.model == "m"
+        assert asked == [("m", True)] and worker._usage().calls == 1
 
 
 def test_the_models_verdict_is_paid_for_once(stage):

@@ -60,6 +60,11 @@ def test_a_code_that_is_no_alternative_any_more_is_given_up():
     assert separate(codes, ring(codes, 2), np.array([3, -1])).tolist() == [[0, 0], [0, 1]]
 
 
+def test_with_one_level_nobody_leaves_the_cluster():
+    codes = np.array([[1], [1], [2]], np.int32)
+    assert np.array_equal(separate(codes, lambda rows: (codes[rows] + np.arange(3)) % WIDTH), codes)
+
+
 def test_no_items():
     assert separate(np.zeros((0, 3), np.int32), lambda rows: rows).shape == (0, 3)
 

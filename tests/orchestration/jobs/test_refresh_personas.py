@@ -2,7 +2,9 @@
 
 import datetime as dt
 import os
+import re
 import signal
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -16,6 +18,7 @@ from feature_repo.entities import item, user
 from feature_repo.latest import REMOVED
 from feature_repo.views import item_semantic_ids, user_activity
 from orchestration.definitions import defs
+from orchestration.jobs.forget_user import forget_user
 from orchestration.jobs.refresh_personas import refresh_personas
 from orchestration.persona_watch import persona_looks, persona_sensor
 from orchestration.resources.features import features_twin
@@ -113,14 +116,16 @@ def test_from_a_request_without_persona_to_one_with(platform, instance):
     assert "No persona refresh is due" in tick().skip_message
     store = resources["features"].persona_store().open()
     publish_histories(store.store, resources["tables"])
-    config = reader_config(**given(resources), config=RefreshConfig(**KNOBS))
-    reader = PersonaReader(config, store)
+    reader = PersonaReader(reader_config(**given(resources), config=RefreshConfig(**KNOBS)), store)
     assert {reader.read(u, "r").source for u in USERS} == {"clusters"}
     reader.asking.flush()
     assert isinstance(tick(), dg.RunRequest)
-    running = instance.create_run_for_job(refresh_personas, status=dg.DagsterRunStatus.STARTED)
-    assert "is running" in tick().skip_message
-    instance.report_run_canceled(running)
+    forgetting = {"ops": {"forget_users": {"config": {"reason": "They asked for it.", "users_file": "users.txt"}}}}
+    for job, config in ((refresh_personas, {}), (forget_user, forgetting)):
+        running = instance.create_run_for_job(job, run_config=config, status=dg.DagsterRunStatus.STARTED)
+        assert f"{job.name} is running" in tick().skip_message
+        instance.report_run_canceled(running)
+    assert isinstance(tick(), dg.RunRequest)
 
     done, told = launch(resources, instance)
     assert done.success and told["refreshed"] == 6 and told["llm_calls"] > 0 and told["queue_depth"] == 0
@@ -155,6 +160,12 @@ def test_a_model_that_refuses_makes_the_run_red_users_wait_and_alerts_tell(platf
     done, told = launch(resources, instance)
     said = done.failure_data_for_node("drain_persona_queue").user_failure_data.description
     assert not done.success and "persona_refresh" in said and told["queue_depth"] == 6 and told["queue_due"] == 0
+    queue.enqueue([Wanted("u9", "missing")])
+    assert (
+        "The last refresh_personas failed: 1 refreshes"
+        in persona_sensor(settings)(dg.build_sensor_context(instance)).skip_message
+    ), "not again at once"
+    queue.remove(["u9"])
 
     now = dt.datetime.now(dt.UTC)
     directory, seen = Directory(defs().resolve_asset_graph(), settings), {}
@@ -196,6 +207,13 @@ def test_sigterm_has_workers_on_ray_end_what_they_have_in_hand(platform):
         persona_refresh.run(config)
     stats = queue.stats()
     assert stats.leased == 0 and 0 < stats.due < 6 and stats.due + len(online_users(resources)) == 6
+
+
+def test_the_page_shows_a_reader_that_can_be_made(platform):
+    resources, _, _ = platform
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "refresh_personas.md").read_text()
+    needed = re.search(r"needed = \((.*)\)", page)[1].replace('"', "").split(", ")
+    assert reader_config(**given(resources, *needed)).persona_version
 
 
 def online_users(resources):

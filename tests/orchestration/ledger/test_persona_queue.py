@@ -170,7 +170,17 @@ def test_staleness_is_what_became_of_the_last_refresh(queue):
     queue.complete([(x, outcomes[x.user_id], "") for x in leases if outcomes[x.user_id]], NOW)
     assert queue.freshness(100, now=NOW) == (4, 2), "c is unsafe, e waits, d has no history to speak of"
     assert queue.freshness(100, "v1", now=NOW) == (4, 3)
-    assert queue.freshness(100, now=later(200)).share_stale == 1.0
+    assert queue.freshness(100, now=later(200)) == (1, 1), "the others have asked for nothing since"
+
+
+def test_rows_that_answer_no_request_any_more_go(queue):
+    queue.enqueue([A, B, A._replace(user_id="c")], NOW)
+    leases = {x.user_id: x for x in queue.lease(9, "w", 60, NOW)}
+    queue.complete([(leases["a"], REFRESHED, "")], NOW)
+    queue.fail(leases["b"], "No.", retryable=False, now=NOW)
+    assert queue.prune(10, later(100)) == 0, "it still answers who asks again"
+    assert queue.prune(10, later(queue.again_after_seconds)) == 1
+    assert [r["user_id"] for r in rows(queue)] == ["b", "c"], "what nobody has done stays"
 
 
 def test_many_workers_get_each_row_once(queue):
@@ -237,6 +247,22 @@ def test_nothing_is_lost_when_the_database_is_killed():
             # It ends when its last client has gone.
             for engine in (shared_engine(url), ready_engine(url)):
                 engine.dispose()
+
+
+def test_errors_of_the_database_show_no_user(queue):
+    queue.stats()
+    with shared_engine(queue.url).begin() as connection:
+        connection.execute(sa.text("ALTER TABLE persona_refresh RENAME TO away"))
+    try:
+        with pytest.raises(sa.exc.DBAPIError) as refused:
+            try:
+                queue.enqueue([Wanted("someone@example.org", "stale")])
+            except QueueUnavailableError as error:
+                raise error.__cause__ from None
+        assert "INSERT INTO persona_refresh" in str(refused.value) and "someone" not in str(refused.value)
+    finally:
+        with shared_engine(queue.url).begin() as connection:
+            connection.execute(sa.text("ALTER TABLE away RENAME TO persona_refresh"))
 
 
 def test_a_database_that_is_away_is_named_without_its_password():
