@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)
 export BELVEDERE_HOME ?= $(CURDIR)/.belvedere
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without kept bytecode each of the platform's processes compiles torch and the rest anew, for nine seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # As in orchestration/quiet.py, for the process that make starts itself: glibc reads these before Python runs.
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824

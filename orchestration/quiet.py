@@ -20,6 +20,8 @@ SWITCHES = TELEMETRY_OFF | {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Ray would run workers at nice 15, and whatever else the laptop does would starve them.
     "RAY_worker_niceness": "0",
+    # Ray's 30 seconds for its node to start are too few on a busy laptop.
+    "RAY_raylet_start_wait_time_s": "180",
     # glibc gives large blocks back to the system at once and gets them again, page by page, for the next tensor: a
     # fifth of the time of decoding. Ray's workers read this when they start.
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
