@@ -76,7 +76,7 @@ def start_platform(folder: str) -> Any:
 
     tracking = tracking_twin(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/mlflow", "http://mlflow")
     tracking.connect("captions")
-    LocalRayJobs()._join()
+    LocalRayJobs().join()
     return tracking
 
 

@@ -15,10 +15,10 @@ import pydantic
 
 from models.identity import version_of
 from models.language.captions import clean
+from models.language.labels import MAX_TITLE, plain, topic
 from models.semantic_ids.descriptions import MODEL, Description, of_terms, parsed, problem_of
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import LanguageEngineConfig, Message, Usage, load_engine
-from ray_jobs.persona_prompts import MAX_TITLE, plain, topic
 from ray_jobs.prompts import load_prompt, prompt_digest
 from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.clusters import CLUSTER_DESCRIPTIONS, CLUSTER_PROFILES

@@ -6,7 +6,7 @@ must not hold them, or it would be grounded by construction.
 
 import re
 
-from ray_jobs.persona_prompts import MAX_TITLE, plain
+from models.language.labels import MAX_TITLE, plain
 
 
 def split_claims(text: str, titles: list[list[str]]) -> list[str]:

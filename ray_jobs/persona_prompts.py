@@ -9,15 +9,14 @@ from typing import Any
 
 import pydantic
 
-from models.language.captions import clean
-from models.personas.validation import Problem, find_problem
+from models.language.labels import plain, topic
+from models.language.sentences import Problem, find_problem
 from ray_jobs.language.engine import Completion, Message
 from ray_jobs.prompts import load_prompt, prompt_digest
 
 TEXT, EXPLORATION = "persona_text", "persona_exploration"
 # Reason of a dead letter that no answer stands behind.
 NEVER_ANSWERED = "prompt_refused"
-MAX_TITLE = 60
 TITLES_IN_TEXT = 2
 # English; what is not ASCII a tokenizer of English splits into bytes.
 CHARACTERS_PER_TOKEN = 3.4
@@ -52,16 +51,6 @@ class Request(pydantic.BaseModel, frozen=True):
 def prompts_digest() -> str:
     """Digest of both prompts: any changed character changes it."""
     return f"{prompt_digest(TEXT)}-{prompt_digest(EXPLORATION)}"
-
-
-def plain(text: str) -> str:
-    """A label or title as data: on one line, of bounded length, without what would open or close the data block."""
-    return clean(text, MAX_TITLE).replace(";", ",")
-
-
-def topic(label: str) -> str:
-    """A label without the title in brackets that only tells siblings apart."""
-    return plain(label.split(" (")[0])
 
 
 @functools.cache

@@ -3,8 +3,9 @@
 import functools
 from typing import Any, NamedTuple
 
+from models.language.labels import plain, topic
+from models.language.sentences import Problem, find_problem
 from models.personas.answers import Answer, answer_schema, parse_answer
-from models.personas.validation import Problem, find_problem
 from ray_jobs.language.engine import (
     Completion,
     EngineSetupError,
@@ -13,7 +14,7 @@ from ray_jobs.language.engine import (
     Message,
     load_engine,
 )
-from ray_jobs.persona_prompts import NEVER_ANSWERED, Interest, Request, count_tokens, plain, topic
+from ray_jobs.persona_prompts import NEVER_ANSWERED, Interest, Request, count_tokens
 from ray_jobs.persona_writers import StudentConfig, Written
 from ray_jobs.prompts import load_prompt, prompt_digest
 

@@ -1,6 +1,7 @@
 """The teacher: a small task a call. One sentence for one interest, two tries; then one choice for one anchor."""
 
-from models.personas.validation import Problem
+from models.language.labels import plain
+from models.language.sentences import Problem
 from ray_jobs.language.engine import ChoiceError, LanguageEngine
 from ray_jobs.persona_prompts import (
     NEVER_ANSWERED,
@@ -10,7 +11,6 @@ from ray_jobs.persona_prompts import (
     choice_messages,
     interest_messages,
     neutral_person,
-    plain,
     problem_of,
 )
 from ray_jobs.persona_writers import Written

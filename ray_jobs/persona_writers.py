@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import pydantic
 
-from models.personas.validation import Problem
+from models.language.sentences import Problem
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.language.engine import LanguageEngine, LanguageEngineConfig, load_engine
 from ray_jobs.persona_prompts import Interest, Request, estimated_tokens, prompts_digest

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.model_aliases import serve
 from assets.resources import Tables, Tracking
 from assets.run_inputs import log_dataset, partition_tag
 from assets.source_revision import source_revision
@@ -40,12 +41,7 @@ def register(
     if not known:
         _log(mlflow, context, tracking, tables, version, assessment, done)
         known = client.search_model_versions(f"name = '{REGISTERED}' and tags.semantic_id_version = '{version}'")
-    standing = client.get_registered_model(REGISTERED).aliases
-    number = str(known[0].version)
-    if str(standing.get(SERVING)) != number:
-        if SERVING in standing:
-            client.set_registered_model_alias(REGISTERED, PREVIOUS, standing[SERVING])
-        client.set_registered_model_alias(REGISTERED, SERVING, number)
+    serve(client, REGISTERED, SERVING, PREVIOUS, str(known[0].version))
     run = client.get_run(known[0].run_id)
     return tracking.run_url(run.info.experiment_id, run.info.run_id)
 

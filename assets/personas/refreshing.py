@@ -1,6 +1,6 @@
 """Personas between two materializations: what the workers of the queue and the readers of requests are told."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 import pydantic
@@ -36,19 +36,34 @@ class RefreshConfig(PersonasConfig):
     replay: bool = pydantic.Field(False, description="First queues the dead letters again.")
 
 
+class Means(NamedTuple):
+    """The resources that personas are refreshed and read with.
+
+    Attributes:
+        tables: The warehouse.
+        features: Where personas are served from.
+        ledger: Where the queue is.
+        language_model: What writes.
+        text_encoder: Part of the version.
+        tracking: Where a released student is registered.
+    """
+
+    tables: Tables
+    features: Features
+    ledger: Ledger
+    language_model: LanguageModel
+    text_encoder: TextEncoder
+    tracking: Tracking
+
+
 def _shared(
-    tables: Tables,
-    features: Features,
-    ledger: Ledger,
-    language_model: LanguageModel,
-    text_encoder: TextEncoder,
-    tracking: Tracking,
+    means: Means,
     config: RefreshConfig,
 ) -> dict[str, Any]:
     from models.personas.freshness import FreshnessConfig
 
-    engine, encoder = language_model.engine(), text_encoder.encoder()
-    student = released_student(config.writer, language_model, tables, tracking)
+    tables, engine, encoder = means.tables, means.language_model.engine(), means.text_encoder.encoder()
+    student = released_student(config.writer, means.language_model, tables, means.tracking)
     interests, exploration = knobs_of(config)
     return {
         "engine": engine,
@@ -58,39 +73,29 @@ def _shared(
         "exploration": exploration,
         "persona_version": version_in_force(tables, engine, encoder, interests, exploration, student),
         "freshness": FreshnessConfig(window=config.window, max_age_seconds=config.max_age_days * 86_400),
-        "queue": ledger.persona_queue(),
-        "store": features.persona_store(),
+        "queue": means.ledger.persona_queue(),
+        "store": means.features.persona_store(),
     }
 
 
 def refresh_config(
-    tables: Tables,
-    features: Features,
-    ledger: Ledger,
-    language_model: LanguageModel,
-    text_encoder: TextEncoder,
-    tracking: Tracking,
+    means: Means,
     config: RefreshConfig,
     owner: str,
 ) -> "persona_refresh.Config":
     """Config of the job that drains the queue.
 
     Args:
-        tables: The warehouse.
-        features: Where personas are served from.
-        ledger: Where the queue is.
-        language_model: What writes.
-        text_encoder: Part of the version.
-        tracking: Where a released student is registered.
+        means: What it works with.
         config: Knobs.
         owner: Name of the drain.
     """
     from models.personas.safety import SafetyConfig
     from ray_jobs import persona_refresh, persona_writing
 
-    shared = _shared(tables, features, ledger, language_model, text_encoder, tracking, config)
+    shared = _shared(means, config)
     writing = persona_writing.Config(
-        warehouse=tables.warehouse(),
+        warehouse=means.tables.warehouse(),
         version="",
         code_version=CODE_VERSION,
         users_per_batch=config.users_per_batch,
@@ -112,12 +117,7 @@ def refresh_config(
 
 
 def reader_config(
-    tables: Tables,
-    features: Features,
-    ledger: Ledger,
-    language_model: LanguageModel,
-    text_encoder: TextEncoder,
-    tracking: Tracking,
+    means: Means,
     config: RefreshConfig | None = None,
 ) -> "persona_serving.Config":
     """Config of `ray_jobs.persona_serving.PersonaReader`, for whoever serves requests.
@@ -125,21 +125,14 @@ def reader_config(
     Make it again when the version in force changes: after `personas/user_personas` was materialized.
 
     Args:
-        tables: The warehouse.
-        features: Where personas are served from.
-        ledger: Where the queue is.
-        language_model: Part of the version.
-        text_encoder: Part of the version.
-        tracking: Where a released student is registered.
+        means: What it works with.
         config: The knobs of the drain.
     """
     from ray_jobs import persona_serving
 
-    shared = _shared(
-        tables, features, ledger, language_model, text_encoder, tracking, config or RefreshConfig.model_validate({})
-    )
+    shared = _shared(means, config or RefreshConfig.model_validate({}))
     kept = ("interests", "persona_version", "freshness", "queue", "store")
-    catalogue = persona_serving.load_catalogue(tables.warehouse())
+    catalogue = persona_serving.load_catalogue(means.tables.warehouse())
     return persona_serving.Config(catalogue=catalogue, **{k: shared[k] for k in kept})
 
 

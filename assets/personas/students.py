@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.model_aliases import serve
 from assets.personas.student_charts import fidelity_plot
 from assets.resources import LanguageModel, Tables, Tracking
 from assets.run_inputs import log_dataset, partition_tag
@@ -108,12 +109,7 @@ def register(
         _log(mlflow, context, tracking, tables, done, params, tags)
         known = client.search_model_versions(wanted)
     if not done.failed:
-        standing = client.get_registered_model(REGISTERED).aliases
-        number = str(known[0].version)
-        if str(standing.get(CHAMPION)) != number:
-            if CHAMPION in standing:
-                client.set_registered_model_alias(REGISTERED, PREVIOUS, standing[CHAMPION])
-            client.set_registered_model_alias(REGISTERED, CHAMPION, number)
+        serve(client, REGISTERED, CHAMPION, PREVIOUS, str(known[0].version))
     run = client.get_run(known[0].run_id)
     return tracking.run_url(run.info.experiment_id, run.info.run_id)
 

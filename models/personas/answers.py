@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from models.personas.validation import Problem
+from models.language.sentences import Problem
 
 MAX_CHARACTERS = 160
 ITEMS, TEXT = "items", "text"

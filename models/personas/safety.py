@@ -9,7 +9,7 @@ import unicodedata
 from typing import NamedTuple
 
 from models.identity import version_of
-from models.personas.validation import words_of
+from models.language.sentences import words_of
 
 # Phrases, because single words ("war", "nazi", "suicide") are what titles of films and books are about.
 DEFAULT_TERMS: dict[str, tuple[str, ...]] = {

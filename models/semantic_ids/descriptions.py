@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from models.personas.validation import EMPTY_WORDS, Problem, find_problem, words_of
+from models.language.sentences import EMPTY_WORDS, Problem, find_problem, words_of
 
 MODEL, TERMS = "model", "terms"
 MAX_NAME_WORDS = 5

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.failures import data_errors_are_final
-from assets.personas.refreshing import KEY, RefreshConfig, ask_for_written, observed, refresh_config
+from assets.personas.refreshing import KEY, Means, RefreshConfig, ask_for_written, observed, refresh_config
 from assets.policies import LLM_POOL
 from assets.resources import Features, LanguageModel, Ledger, RayJobs, Tables, TextEncoder, Tracking
 
@@ -23,7 +23,8 @@ def drain_persona_queue(
     tracking: Tracking,
 ) -> None:
     """See the description."""
-    job = refresh_config(tables, features, ledger, language_model, text_encoder, tracking, config, context.run.run_id)
+    means = Means(tables, features, ledger, language_model, text_encoder, tracking)
+    job = refresh_config(means, config, context.run.run_id)
     if config.replay:
         context.log.info(f"{job.queue.replay():,} dead letters are queued again.")
     if config.warm:

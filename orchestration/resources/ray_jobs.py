@@ -37,7 +37,7 @@ class LocalRayJobs(RayJobs):
         self, context: dg.AssetExecutionContext | dg.OpExecutionContext, job: str, config: pydantic.BaseModel
     ) -> Any:
         """See `RayJobs.run`."""
-        self._join()
+        self.join()
         name_causes()
         try:
             # Ray swallows whatever else a signal raises while it waits, and the run could not be terminated.
@@ -55,7 +55,8 @@ class LocalRayJobs(RayJobs):
             doing = f"Ray job {job}"
             raise failure(error, doing) or transient_failure(error, doing) from error
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Joins the configured cluster, or starts one, unless this process has one."""
         import ray
 
         if ray.is_initialized():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.language.adapters import AdaptedModel, LoraSettings, merge_adapter, save_adapter
-from models.personas.validation import Problem
+from models.language.sentences import Problem
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, get_lessons, lesson_of, part_of, put_lessons

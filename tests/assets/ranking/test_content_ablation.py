@@ -26,7 +26,7 @@ FAST = {
 class OnTheTestsCluster(LocalRayJobs):
     """Jobs run on the cluster that the tests share."""
 
-    def _join(self) -> None:
+    def join(self) -> None:
         return
 
 

@@ -28,7 +28,7 @@ FAST = {"epochs": 3, "patience": 3, "learning_rate": 1e-2, "batch_size": 256, "w
 class InProcess(LocalRayJobs):
     """The jobs themselves need no cluster."""
 
-    def _join(self) -> None:
+    def join(self) -> None:
         return
 
 

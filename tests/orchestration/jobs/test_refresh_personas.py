@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import feature_repo  # noqa: F401
-from assets.personas.refreshing import KEY, RefreshConfig, ask_for_written, reader_config, refresh_config
+from assets.personas.refreshing import KEY, Means, RefreshConfig, ask_for_written, reader_config, refresh_config
 from feature_repo import online
 from feature_repo.entities import item, user
 from feature_repo.latest import REMOVED
@@ -104,9 +104,8 @@ def launch(resources, instance, **config):
     return done, {name: value.value for name, value in told.items()}
 
 
-def given(resources, *names):
-    all_of_them = ("tables", "features", "ledger", "language_model", "text_encoder", "tracking")
-    return {n: resources[n] for n in names or all_of_them}
+def given(resources):
+    return Means(**{name: resources[name] for name in Means._fields})
 
 
 def test_from_a_request_without_persona_to_one_with(platform, instance):
@@ -116,7 +115,7 @@ def test_from_a_request_without_persona_to_one_with(platform, instance):
     assert "No persona refresh is due" in tick().skip_message
     store = resources["features"].persona_store().open()
     publish_histories(store.store, resources["tables"])
-    reader = PersonaReader(reader_config(**given(resources), config=RefreshConfig(**KNOBS)), store)
+    reader = PersonaReader(reader_config(given(resources), RefreshConfig(**KNOBS)), store)
     assert {reader.read(u, "r").source for u in USERS} == {"clusters"}
     reader.asking.flush()
     assert isinstance(tick(), dg.RunRequest)
@@ -145,7 +144,7 @@ def test_from_a_request_without_persona_to_one_with(platform, instance):
     store.remove(["u0"])
     resources["ledger"].persona_queue().remove(USERS)
     calls = len(model.sentences)
-    job = refresh_config(**given(resources), config=RefreshConfig(**KNOBS), owner="test")
+    job = refresh_config(given(resources), RefreshConfig(**KNOBS), owner="test")
     assert ask_for_written(resources["tables"], job) == 6, "u9 has no history"
     counted = persona_refresh.PersonaRefresher(job).drain()
     assert (counted.unchanged, counted.refreshed, counted.cached, counted.llm_calls) == (5, 1, 1, 0)
@@ -188,7 +187,7 @@ def test_sigterm_has_workers_on_ray_end_what_they_have_in_hand(platform):
     resources, model, _ = platform
     queue = resources["ledger"].persona_queue()
     queue.enqueue([Wanted(u, "missing") for u in USERS])
-    config = refresh_config(**given(resources), config=RefreshConfig(**KNOBS | {"users_per_batch": 1}), owner="test")
+    config = refresh_config(given(resources), RefreshConfig(**KNOBS | {"users_per_batch": 1}), owner="test")
     told = []
 
     def terminate(prompt):
@@ -212,8 +211,9 @@ def test_sigterm_has_workers_on_ray_end_what_they_have_in_hand(platform):
 def test_the_page_shows_a_reader_that_can_be_made(platform):
     resources, _, _ = platform
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "refresh_personas.md").read_text()
-    needed = re.search(r"needed = \((.*)\)", page)[1].replace('"', "").split(", ")
-    assert reader_config(**given(resources, *needed)).persona_version
+    shown = re.search(r"PersonaReader\((reader_config\(.*\))\)\n", page)[1]
+    config = eval(shown, {"reader_config": reader_config, "Means": Means, "found": resources})
+    assert config.persona_version == reader_config(given(resources)).persona_version
 
 
 def online_users(resources):

@@ -1,4 +1,4 @@
-"""What a usable sentence of a persona is: rules that small models break in known ways, each with a reason code."""
+"""What a usable sentence about some items is: rules that small models break in known ways, each with a reason code."""
 
 import re
 from collections.abc import Collection

@@ -1,6 +1,6 @@
 import pytest
 
-from models.personas.validation import find_problem
+from models.language.sentences import find_problem
 
 TERMS = ["tense crime drama", "Fargo", "The Usual Suspects"]
 EXAMPLE = ["Enjoys slow crime dramas in which old secrets come to light."]
