@@ -22,16 +22,15 @@ import torch
 from torch.utils import _pytree as pytree
 
 from models.identity import version_of
+from models.long_history.histories import Events, Snapshots, cut_snapshots, history_batch
 from models.vista.cache import LEVELS, Quantised, quantise, relative_error, to_arrow
-from models.vista.histories import Events, Snapshots, cut_snapshots, history_batch
-from models.vista.model import Items
 from ray_jobs.actors import map_blocks
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import CONSTRUCTOR, PREPROCESSING, WEIGHTS, model_name, read_model
 from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.history_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
 from ray_jobs.progress import Progress
 from ray_jobs.tables.vista import USER_SUMMARIES
-from ray_jobs.vista_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
 from ray_jobs.vista_training import LoadedVista, load_vista
 from ray_jobs.warehouse import Warehouse
 
@@ -135,7 +134,7 @@ class Summarise:
     def _tokens(self, events: Events, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         history = history_batch(events, self.catalogue, starts, stops)
         moved = pytree.tree_map_only(torch.Tensor, lambda x: x.to(self.device), history)
-        tokens_NKD = self.loaded.model.summarize(moved).float().cpu().numpy()
+        tokens_NKD = self.loaded.model.encode_history(moved).float().cpu().numpy()
         if not np.isfinite(tokens_NKD).all():
             raise ValueError(f"Model {self.config.model} gives summaries that are not finite: train it again.")
         return tokens_NKD
@@ -143,9 +142,11 @@ class Summarise:
     @torch.inference_mode()
     def _logit_change(self, tokens_NKD: np.ndarray, stored: Quantised) -> np.ndarray:
         restored = stored.values_NKD * stored.scales_NK[..., None]
-        ids, codes = (x.to(self.device).expand(len(tokens_NKD), *x.shape) for x in self.probes)
+        probes = pytree.tree_map_only(
+            torch.Tensor, lambda x: x.to(self.device).expand(len(tokens_NKD), *x.shape), self.probes
+        )
         exact, rounded = (
-            self.loaded.model.score(torch.from_numpy(t).to(self.device), Items(ids, codes))
+            self.loaded.model.score(torch.from_numpy(t).to(self.device), probes)
             for t in (tokens_NKD, restored.astype(np.float32))
         )
         return (exact - rounded).abs().cpu().numpy()

@@ -13,17 +13,16 @@ import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
 from models.identity import version_of
+from models.long_history.histories import Blocks, cut_blocks, history_batch, windows
+from models.long_history.inputs import History, Items
+from models.long_history.vocabulary import Vocabulary, fit_vocabulary
 from models.ranking.bootstrap import Interval, interval, resampled_auc, user_weights
 from models.ranking.metrics import auc
-from models.vista.histories import Blocks, cut_blocks, history_batch, windows
-from models.vista.model import History, Items, Vista, VistaConfig
-from models.vista.vocabulary import Vocabulary, fit_vocabulary
+from models.vista.model import Vista, VistaConfig
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import TrainedModel, read_model
 from ray_jobs.entrypoint import serve_pipes
-from ray_jobs.training import Fitted, fit
-from ray_jobs.training_task import Loss, Task, TrainingOptions, fitting_batch
-from ray_jobs.vista_data import (
+from ray_jobs.history_data import (
     SPLIT_NAMES,
     Inputs,
     catalogue_of,
@@ -34,9 +33,11 @@ from ray_jobs.vista_data import (
     read_events,
     read_examples,
 )
+from ray_jobs.training import Fitted, fit
+from ray_jobs.training_task import Loss, Task, TrainingOptions, fitting_batch
 from ray_jobs.warehouse import Warehouse
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 # Of an epoch on small data; see `fitting_batch`.
 SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 64
 """Bump when the network, its inputs or its training change."""
@@ -228,8 +229,9 @@ class VistaTask(Task):
         click = F.binary_cross_entropy_with_logits(
             output.logits_BC.float()[batch.real_BC], batch.labels_BC[batch.real_BC]
         )
-        total = click + self.config.network.reconstruction_weight * output.reconstruction
-        return Loss(total, int(batch.real_BC.sum()), {"click": click, "reconstruction": output.reconstruction})
+        return Loss(
+            click + output.auxiliary, int(batch.real_BC.sum()), {"click": click, "reconstruction": output.auxiliary}
+        )
 
     def predict(self, model: torch.nn.Module, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, logits and users of one split's examples."""

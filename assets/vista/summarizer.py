@@ -121,8 +121,8 @@ def summarizer(
 def _job(config: SummarizerConfig, tables: Tables, ray_jobs: RayJobs, inputs: dict[str, str | None]) -> Any:
     """The job's config; imports torch, so only when there is something to train."""
     from ray_jobs import vista_training
+    from ray_jobs.history_data import Inputs
     from ray_jobs.training_task import TrainingOptions
-    from ray_jobs.vista_data import Inputs
 
     asked = config.model_dump()
     network = vista_training.Network(**{k: v for k, v in asked.items() if k in vista_training.Network.model_fields})

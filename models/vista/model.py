@@ -4,118 +4,45 @@ Shapes: B users, L events of a history, K seeds (= summary tokens), C candidates
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.attention import QuasiLinearBlock, SoftmaxBlock
-
-LOG_BUCKETS = 64
-"""Enough for floor(log2) of any 63-bit number."""
+from models.long_history.inputs import (
+    LOG_BUCKETS,
+    EventEncoder,
+    History,
+    HistoryModelConfig,
+    ItemEncoder,
+    Items,
+    initialise_embeddings,
+    log_bucket,
+)
+from models.long_history.interface import HistoryModel, ModelOutput
 
 
 @dataclasses.dataclass(frozen=True)
-class VistaConfig:
-    """Constructor arguments of `Vista`.
+class VistaConfig(HistoryModelConfig):
+    """Constructor arguments of `Vista`; ``dropout`` is that of history tokens and of stage 2's residual branches.
 
     Attributes:
-        num_items: Rows of the item table; 0 is "unknown".
-        num_codes: Rows of the code table over all levels; 0 is "unknown". 1 when there are no semantic IDs.
-        num_actions: Rows of the action table; 0 is "unknown".
-        num_values: Rows of the value table; 0 is "no value".
         num_seeds: Summary tokens of a user.
-        width: Width of a token.
-        heads: Attention heads.
-        layers: Blocks of stage 1.
         target_layers: Blocks of stage 2.
         attention: Attention of stage 1.
         reconstruction_weight: Weight of the reconstruction loss; 0 leaves the decoder out.
         reconstruction_events: Newest events that the decoder sees; it is quadratic in them.
         stop_gradient: Whether the targets of the reconstruction are constants. On by default: otherwise the loss
             has the trivial minimum of equal embeddings for all events.
-        dropout: Dropout of history tokens, and of stage 2's residual branches.
-        item_dropout: Share of items whose own embedding is hidden in training, so that "unknown" and the codes
-            learn to stand for items never seen.
-        embedding_std: Spread of new embeddings. Small ones overfit less, 1.0 finds what items and values say
-            together sooner.
     """
 
-    num_items: int
-    num_codes: int
-    num_actions: int
-    num_values: int
     num_seeds: int = 16
-    width: int = 32
-    heads: int = 2
-    layers: int = 2
     target_layers: int = 1
     attention: Literal["quasi_linear", "softmax"] = "quasi_linear"
     reconstruction_weight: float = 0.1
     reconstruction_events: int = 32
     stop_gradient: bool = True
-    dropout: float = 0.1
-    item_dropout: float = 0.1
-    embedding_std: float = 0.1
-
-
-class Items(NamedTuple):
-    """Items by their inputs: ``ids`` (...) and ``codes`` (... x M), int64, 0 = unknown."""
-
-    ids: Tensor
-    codes: Tensor
-
-
-class History(NamedTuple):
-    """Histories, oldest event first, padded at the end.
-
-    Attributes:
-        items: Items, B x L.
-        actions_BL: Actions.
-        values_BL: Value buckets.
-        gaps_BL: Log buckets of the time since the user's previous event.
-        lengths_B: Events of each history.
-    """
-
-    items: Items
-    actions_BL: Tensor
-    values_BL: Tensor
-    gaps_BL: Tensor
-    lengths_B: Tensor
-
-
-class VistaOutput(NamedTuple):
-    """Output of the joint pass.
-
-    Attributes:
-        logits_BC: One logit a candidate.
-        reconstruction: Mean squared error of the decoder's next-event predictions; 0 without a decoder.
-    """
-
-    logits_BC: Tensor
-    reconstruction: Tensor
-
-
-def log_bucket(x: Tensor) -> Tensor:
-    """1 + floor(log2(1 + x)) for non-negative integers, at most ``LOG_BUCKETS - 1``."""
-    return (torch.log2(x.double() + 1).floor().long() + 1).clamp(0, LOG_BUCKETS - 1)
-
-
-class ItemEncoder(nn.Module):
-    """Embedding of an item: its own, plus those of its semantic ID's codes."""
-
-    def __init__(self, config: VistaConfig):
-        super().__init__()
-        self.own = nn.Embedding(config.num_items, config.width)
-        self.code = nn.Embedding(config.num_codes, config.width, padding_idx=0)
-        self.hidden_share = config.item_dropout
-
-    def forward(self, items: Items) -> Tensor:
-        """... x D."""
-        ids = items.ids
-        if self.training and self.hidden_share > 0:
-            ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.hidden_share, 0, ids)
-        return self.own(ids) + self.code(items.codes).sum(-2)
 
 
 class HistorySummarizer(nn.Module):
@@ -130,11 +57,7 @@ class HistorySummarizer(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.action = nn.Embedding(config.num_actions, width)
-        self.value = nn.Embedding(config.num_values, width)
-        self.value_gate = nn.Embedding(config.num_values, width)
-        self.gap = nn.Embedding(LOG_BUCKETS, width)
-        self.recency = nn.Embedding(LOG_BUCKETS, width)
+        self.events = EventEncoder(config)
         self.length = nn.Embedding(LOG_BUCKETS, width)
         self.seeds_KD = nn.Parameter(torch.randn(config.num_seeds, width))
         self.dropout = nn.Dropout(config.dropout)
@@ -142,21 +65,9 @@ class HistorySummarizer(nn.Module):
         self.blocks = nn.ModuleList(block(width, config.heads, 2 * width) for _ in range(config.layers))
         self.norm = nn.RMSNorm(width)
 
-    def embed(self, history: History, items_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """History tokens, B x L x D, and which of them are events, B x L."""
-        places_L = torch.arange(history.actions_BL.shape[1], device=history.lengths_B.device)
-        valid_BL = places_L < history.lengths_B[:, None]
-        from_end_BL = (history.lengths_B[:, None] - 1 - places_L).clamp(min=0)
-        # A sum of embeddings can't say that an item was liked: the value also gates the item.
-        gated_BLD = items_BLD * (1 + self.value_gate(history.values_BL))
-        tokens_BLD = (
-            gated_BLD
-            + self.action(history.actions_BL)
-            + self.value(history.values_BL)
-            + self.gap(history.gaps_BL)
-            + self.recency(log_bucket(from_end_BL))
-        )
-        return self.dropout(tokens_BLD), valid_BL
+    def embed(self, history: History, items_BLD: Tensor) -> Tensor:
+        """History tokens, B x L x D."""
+        return self.dropout(self.events(history, items_BLD))
 
     def forward(self, tokens_BLD: Tensor, valid_BL: Tensor) -> Tensor:
         """Summary tokens, B x K x D."""
@@ -222,39 +133,35 @@ class TargetAttention(nn.Module):
         return self.head(torch.cat([x_BND[:, num_tokens:], candidates_BCD], dim=-1)).squeeze(-1)
 
 
-class Vista(nn.Module):
-    """Both stages. ``forward`` is the joint pass; ``score(summarize(history), candidates)`` gives the same logits."""
+class Vista(HistoryModel):
+    """Both stages: the encoding of a history is its summary tokens, B x K x D."""
 
     def __init__(self, config: VistaConfig):
         super().__init__()
-        if config.width % config.heads:
-            raise ValueError(f"The width {config.width} must be a multiple of the {config.heads} heads.")
         self.config = config
         self.items = ItemEncoder(config)
         self.summarizer = HistorySummarizer(config)
         self.target = TargetAttention(config)
         self.bias = nn.Embedding(config.num_items, 1)
         self.decoder = ReconstructionDecoder(config) if config.reconstruction_weight > 0 else None
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=config.embedding_std)
+        initialise_embeddings(self, config.embedding_std)
         nn.init.zeros_(self.bias.weight)
-        with torch.no_grad():
-            self.items.code.weight[0].zero_()
 
-    def summarize(self, history: History) -> Tensor:
+    def encode_history(self, history: History) -> Tensor:
         """Stage 1: summary tokens, B x K x D."""
-        return self.summarizer(*self.summarizer.embed(history, self.items(history.items)))
+        tokens_BLD = self.summarizer.embed(history, self.items(history.items))
+        return self.summarizer(tokens_BLD, history.valid_BL)
 
-    def score(self, summary_BKD: Tensor, candidates: Items) -> Tensor:
+    def score(self, encoding: Tensor, candidates: Items) -> Tensor:
         """Stage 2: logits of candidates, B x C, against (cached) summary tokens."""
-        return self.target(summary_BKD, self.items(candidates)) + self.bias(candidates.ids).squeeze(-1)
+        return self.target(encoding, self.items(candidates)) + self.bias(candidates.ids).squeeze(-1)
 
-    def forward(self, history: History, candidates: Items) -> VistaOutput:
-        """Both stages and the reconstruction error."""
-        tokens_BLD, valid_BL = self.summarizer.embed(history, self.items(history.items))
-        summary_BKD = self.summarizer(tokens_BLD, valid_BL)
-        reconstruction = summary_BKD.new_zeros(())
+    def forward(self, history: History, candidates: Items) -> ModelOutput:
+        """Both stages and the weighted reconstruction error."""
+        tokens_BLD = self.summarizer.embed(history, self.items(history.items))
+        summary_BKD = self.summarizer(tokens_BLD, history.valid_BL)
+        auxiliary = summary_BKD.new_zeros(())
         if self.decoder is not None and self.training and tokens_BLD.shape[1] > 1:
-            reconstruction = self.decoder(summary_BKD, tokens_BLD, history.lengths_B)
-        return VistaOutput(self.score(summary_BKD, candidates), reconstruction)
+            error = self.decoder(summary_BKD, tokens_BLD, history.lengths_B)
+            auxiliary = self.config.reconstruction_weight * error
+        return ModelOutput(self.score(summary_BKD, candidates), auxiliary)

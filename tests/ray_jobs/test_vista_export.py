@@ -6,13 +6,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.long_history.histories import history_batch
 from models.vista.cache import dequantise
-from models.vista.histories import history_batch
 from ray_jobs import vista_export
 from ray_jobs.checkpoints import CONSTRUCTOR, model_name
+from ray_jobs.history_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES
-from ray_jobs.vista_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
 from ray_jobs.vista_export import Summarise, content_version, read_statistics, shard_name
 from ray_jobs.vista_training import load_vista, run
 from tests.factories import seed_interactions
@@ -61,7 +61,7 @@ def test_one_shard_holds_what_the_model_says(export):
             np.array([start + row["num_events"]]),
         )
         with torch.no_grad():
-            exact = loaded.model.summarize(history)[0].numpy()
+            exact = loaded.model.encode_history(history)[0].numpy()
         assert np.abs(exact - summary).max() <= np.abs(exact).max() / 127
         last = frame["timestamp"][int(start + row["num_events"] - 1)]
         assert (row["event_timestamp"] - last).total_seconds() == pytest.approx(1e-6)

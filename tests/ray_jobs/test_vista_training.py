@@ -11,10 +11,10 @@ import torch
 
 from models.vista.model import VistaConfig
 from ray_jobs.checkpoints import read_model
+from ray_jobs.history_data import Inputs, bucket_of, read_events
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.training_task import TrainingOptions
-from ray_jobs.vista_data import Inputs, bucket_of, read_events
 from ray_jobs.vista_training import Config, Network, VistaTask, load_vista, run
 from ray_jobs.warehouse import VersionMismatchError
 from tests.factories import CREATED, START, seed_interactions

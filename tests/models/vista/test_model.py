@@ -1,4 +1,4 @@
-"""Laws of VISTA: cached = joint, candidates apart, padding without effect, finite gradients, one golden loss."""
+"""What VISTA holds beside the laws of all models of long histories: its decoder, long gradients, one golden loss."""
 
 import dataclasses
 
@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.vista.model import History, Items, Vista, VistaConfig, log_bucket
+from models.long_history.inputs import Items, log_bucket
+from models.vista.model import Vista, VistaConfig
+from tests.models.long_history.tiny import SIZES, candidates, histories
 
 TINY = VistaConfig(
-    num_items=50,
-    num_codes=13,
-    num_actions=3,
-    num_values=7,
+    **SIZES,
     num_seeds=4,
     width=16,
     dropout=0.0,
@@ -21,74 +20,26 @@ TINY = VistaConfig(
 )
 
 
-def histories(lengths, seed=0, levels=3):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (len(lengths), max(max(lengths), 1))
-
-    def draw(high, *more):
-        return torch.randint(0, high, (*shape, *more), generator=generator)
-
-    return History(Items(draw(50), draw(13, levels)), draw(3), draw(7), draw(20), torch.tensor(lengths))
-
-
-def candidates(rows, num, seed=1, levels=3):
-    generator = torch.Generator().manual_seed(seed)
-    return Items(
-        torch.randint(0, 50, (rows, num), generator=generator),
-        torch.randint(0, 13, (rows, num, levels), generator=generator),
-    )
-
-
 def vista(**changes):
     torch.manual_seed(0)
     return Vista(dataclasses.replace(TINY, **changes)).eval()
 
 
-@pytest.mark.parametrize("attention", ["quasi_linear", "softmax"])
-def test_scores_from_cached_summaries_are_those_of_the_joint_pass(attention):
-    model, history, items = vista(attention=attention), histories([9, 0, 3]), candidates(3, 5)
-    with torch.no_grad():
-        joint = model(history, items).logits_BC
-        cached = model.score(model.summarize(history), items)
-    assert model.summarize(history).shape == (3, 4, 16)
-    torch.testing.assert_close(cached, joint)
-
-
-def test_a_candidate_does_not_see_the_others():
-    model, history, items = vista(), histories([9, 4]), candidates(2, 5)
-    with torch.no_grad():
-        together = model(history, items).logits_BC
-        alone = torch.cat(
-            [model(history, Items(items.ids[:, [c]], items.codes[:, [c]])).logits_BC for c in range(5)], 1
-        )
-    torch.testing.assert_close(together, alone)
-
-
-@pytest.mark.parametrize("attention", ["quasi_linear", "softmax"])
-def test_padding_changes_nothing(attention):
-    model, long = vista(attention=attention), histories([9, 4])
-    short = History(
-        Items(long.items.ids[1:, :4], long.items.codes[1:, :4]),
-        long.actions_BL[1:, :4],
-        long.values_BL[1:, :4],
-        long.gaps_BL[1:, :4],
-        long.lengths_B[1:],
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(model.summarize(long)[1:], model.summarize(short))
+def test_a_summary_has_one_token_a_seed():
+    assert vista().encode_history(histories([9, 0, 3])).shape == (3, 4, 16)
 
 
 def test_order_of_events_matters():
     model, history = vista(), histories([6])
     turned = history._replace(items=Items(history.items.ids.flip(1), history.items.codes.flip(1)))
-    assert not torch.allclose(model.summarize(history), model.summarize(turned))
+    assert not torch.allclose(model.encode_history(history), model.encode_history(turned))
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5000])
 def test_gradients_are_finite(length):
     model = vista().train()
     output = model(histories([length]), candidates(1, 3))
-    (output.logits_BC.sum() + output.reconstruction).backward()
+    (output.logits_BC.sum() + output.auxiliary).backward()
     found = [p.grad for p in model.parameters() if p.grad is not None]
     assert found and all(torch.isfinite(g).all() for g in found)
     assert model.summarizer.seeds_KD.grad.abs().sum() > 0

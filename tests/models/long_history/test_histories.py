@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.vista.histories import (
+from models.long_history.histories import (
     MICROSECONDS,
     Catalogue,
     Events,

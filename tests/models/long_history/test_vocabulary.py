@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.vista.vocabulary import Vocabulary, fit_vocabulary
+from models.long_history.vocabulary import Vocabulary, fit_vocabulary
 
 NAN = float("nan")
 

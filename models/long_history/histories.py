@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from models.vista.model import History, Items
+from models.long_history.inputs import History, Items
 
 MICROSECONDS = 1_000_000
 
@@ -162,14 +162,15 @@ def history_batch(events: Events, catalogue: Catalogue, starts: np.ndarray, stop
     places = np.where(real, places, 0)
     # Without any event there is nothing to look up at place 0.
     padded = Events(events.offsets, *(column if len(column) else np.zeros(1, np.int64) for column in events[1:]))
-    rows, actions, values, gaps = (
+    rows, actions, values, gaps, times = (
         np.where(real, column[places], 0).astype(np.int64)
-        for column in (padded.items, padded.actions, padded.values, padded.gaps)
+        for column in (padded.items, padded.actions, padded.values, padded.gaps, padded.times)
     )
     return History(
         catalogue.take(rows),
         torch.from_numpy(actions),
         torch.from_numpy(values),
         torch.from_numpy(gaps),
+        torch.from_numpy(times // MICROSECONDS),
         torch.from_numpy(stops - starts),
     )

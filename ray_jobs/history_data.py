@@ -1,4 +1,4 @@
-"""Reads what VISTA learns from and encodes it: events, labelled examples, semantic IDs."""
+"""Reads what models of long histories learn from and encodes it: events, labelled examples, semantic IDs."""
 
 from typing import Any, NamedTuple
 
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
-from models.vista.histories import Catalogue, Events, gap_buckets, offsets_of
-from models.vista.vocabulary import Vocabulary
+from models.long_history.histories import Catalogue, Events, gap_buckets, offsets_of
+from models.long_history.vocabulary import Vocabulary
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.warehouse import Warehouse
