@@ -60,3 +60,32 @@ class NextItemModel(HistoryModel):
     @abc.abstractmethod
     def item_vectors(self, items: Items) -> Tensor:
         """Vectors (... x D) whose inner products with a state are the next item's logits."""
+
+
+State = Any
+"""What an incremental model remembers of a history, a tree of tensors with the users first, of a size that does not
+grow with the history."""
+
+
+class IncrementalModel(HistoryModel):
+    """A model whose memory of a history is brought up to date by the new events alone.
+
+    Law: for any split of a history into parts, extending part by part gives the state of the whole, within float
+    error. So a cache of states is refreshed in time proportional to what is new.
+    """
+
+    @abc.abstractmethod
+    def empty_state(self, num_users: int) -> State:
+        """The state of users without events."""
+
+    @abc.abstractmethod
+    def extend(self, state: State, events: History) -> State:
+        """The state after ``events``, which follow those that ``state`` has seen; their gaps reach back to these."""
+
+    @abc.abstractmethod
+    def read(self, state: State) -> Encoding:
+        """What candidates need; the same as ``encode_history`` of all events seen."""
+
+    def encode_history(self, history: History) -> Encoding:
+        """See `HistoryModel.encode_history`."""
+        return self.read(self.extend(self.empty_state(len(history.lengths_B)), history))
