@@ -19,7 +19,7 @@ from models.long_history.parts import part
 from models.vista.causal import CausalState, CausalVista, PackedStates
 
 HISTORY, NEW, USERS = 1_000_000, 100, 32
-CALLS = 20
+CALLS = 100
 PART = 5_000
 TARGET = 1_000.0
 
