@@ -169,6 +169,11 @@ class Settings(BaseSettings):
         return f"recbole:{self.home}/datasets/ml-100k"
 
     @property
+    def mlflow_runs(self) -> str:
+        """Address of MLflow's experiments in its view of models; it opens in that of agents, which shows no metric."""
+        return f"{self.mlflow_ui.rstrip('/')}/#/experiments?workflowType=machine_learning"
+
+    @property
     def survey_file(self) -> Path:
         """Where the survey of the dataset (first and last day) is kept."""
         return self.home / "dataset.json"
