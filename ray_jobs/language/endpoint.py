@@ -6,6 +6,7 @@ Whatever an endpoint answers becomes a `Reply`; every request that was made is a
 import asyncio
 import os
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ PAID_RETRIES = 1
 # The largest answer: what is not text of it, and each of its tokens, of which each takes six characters when escaped.
 BODY_BYTES, TOKEN_BYTES = 1 << 17, 64
 TRIVIAL = "Say yes."
+# Servers that check requests quote what they refuse: from here on it is an item's text, or its image.
+QUOTED = re.compile(r"(?:<|\\u003c)item|data:image", re.IGNORECASE)
 
 Failure = TypeVar("Failure", EngineSetupError, EngineUnavailableError)
 # Takes a row and its reply.
@@ -255,7 +258,7 @@ class Endpoint:
                 f"The endpoint {self.place} does not know model '{self.config.model}' (status "
                 f"{status}): set BELVEDERE_LLM_BASE_URL and BELVEDERE_LLM_MODEL."
             )
-        said = " ".join(raw[:4096].decode(errors="replace").split())[:160]
+        said = QUOTED.split(" ".join(raw[:4096].decode(errors="replace").split()), 1)[0][:160]
         return f"The endpoint refused the prompt with status {status}: {said}"
 
 
