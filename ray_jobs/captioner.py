@@ -160,8 +160,8 @@ class Captioner:
                 if not asked:
                     break
                 waiting = waiting[len(asked) :]
-                spent = self._ask(asked, attempt, purpose, found, places or {})
-                self._on_budget("settle", reserved, spent)
+                spent, usd = self._ask(asked, attempt, purpose, found, places or {})
+                self._on_budget("settle", reserved, spent, usd)
             if attempt:
                 for content in waiting:
                     found[content.key] = found[content.key]._replace(problem=NO_ROOM, error_class=TRANSIENT)
@@ -169,12 +169,13 @@ class Captioner:
 
     def _ask(
         self, contents: list[Content], attempt: int, purpose: str, found: dict[str, Outcome], places: Places
-    ) -> int:
-        """Asks once, and keeps answers as they come: a kill loses few that were paid for. Returns tokens spent."""
+    ) -> tuple[int, float]:
+        """Asks once, and keeps answers as they come: a kill loses few that were paid for. Returns tokens and USD."""
         taken: set[int] = set()
         fresh: list[Outcome] = []
         answers: list[Answer] = []
-        spent = 0
+        price = self.config.interpreter.engine
+        spent, usd = 0, 0.0
 
         def keep() -> None:
             # Accounts first: whatever happens in between, what was paid is on record.
@@ -183,13 +184,14 @@ class Captioner:
             fresh.clear()
 
         def take(row: int, answer: Answer) -> None:
-            nonlocal spent
+            nonlocal spent, usd
             content = contents[row]
             earlier = found[content.key].answers if content.key in found else ()
             found[content.key] = self._outcome(content, (*earlier, answer))
             taken.add(row)
             fresh.append(found[content.key])
             spent += sum(c.prompt_tokens + c.completion_tokens for c in answer.calls)
+            usd += sum(price.usd(c.prompt_tokens, c.completion_tokens) for c in answer.calls)
             if len(fresh) == KEPT_TOGETHER:
                 keep()
 
@@ -204,7 +206,7 @@ class Captioner:
                 if row not in taken:
                     take(row, answer)
             keep()
-        return spent
+        return spent, usd
 
     def _outcome(self, content: Content, answers: tuple[Answer, ...]) -> Outcome:
         """What the last answer makes of a content."""

@@ -82,13 +82,7 @@ def shared_budget(config: Config) -> Any:
 
     if not config.token_budget and not config.usd_budget:
         return None
-    price = config.interpreter.engine
-    highest = max(price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens) / 1e6
-    if config.usd_budget and not highest:
-        raise ValueError(
-            "BELVEDERE_CAPTION_USD_BUDGET limits money, but tokens have no price: set "
-            "BELVEDERE_LLM_USD_PER_MILLION_PROMPT_TOKENS and ..._COMPLETION_TOKENS, or limit tokens."
-        )
+    highest = config.highest_price()
     # A run that comes back after an error goes on with what it left.
     spent = ledger_totals(config)
     tokens = config.token_budget - int(spent["prompt_tokens"] + spent["completion_tokens"])

@@ -182,6 +182,18 @@ def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, t
         assert done.num_generated == 12 - kept == done.llm_calls, "a new budget pays only for what is left"
 
 
+def test_a_run_goes_on_until_its_money_is_spent_at_the_prices_of_the_ledger(ray_cluster, tables):
+    """Answers are twenty times as dear as prompts, and few of the tokens."""
+    write_items(tables, [f"Title {n}" for n in range(12)])
+    used = {"prompt_tokens": 1_000, "completion_tokens": 10}
+    prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 20.0}
+    with FaultServer(lambda body, n: {"text": record(), "usage": used}) as server:
+        config = config_for(tables, "", interpreter=endpoint(server, **prices), rules=Rules(), batch_size=3)
+        most = most_tokens(config) * 20 / 1e6
+        done = captioning.run(config.model_copy(update={"usd_budget": most + 12 * 0.0012}))
+    assert done.num_generated == 12 and done.usd == pytest.approx(12 * 0.0012), "each cost 0.0012, not 0.0202 USD"
+
+
 def test_canaries_of_a_run_are_kept_apart_and_made_once(ray_cluster, tables):
     write_items(tables, [f"Title {n}" for n in range(8)])
     obey = lambda body, n: record(tags=["pwned"]) if "PWNED" in json.dumps(body) else record()  # noqa: E731
