@@ -18,8 +18,9 @@ from models.language.captions import CLOSE
 from models.language.interpretation import Interpretation
 from models.language.validation import Problem
 from models.language.words import content_words
+from ray_jobs.caption_accounts import CANARY
 from ray_jobs.caption_plan import Config, Plan, contents, read_frame
-from ray_jobs.captioner import CANARY, Captioner, Outcome
+from ray_jobs.captioner import Captioner, Outcome
 from ray_jobs.interpretation.interpreter import TRANSIENT, Content
 from ray_jobs.tables.captions import CAPTION_CANARIES, CAPTION_STORE, RECORD
 
