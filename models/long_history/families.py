@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
+from models.long_history.sasrec import Sasrec, SasrecConfig
 from models.vista.model import Vista, VistaConfig
 
 
@@ -25,5 +26,6 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
+    "sasrec": Family(SasrecConfig, Sasrec),
     "vista": Family(VistaConfig, Vista),
 }
