@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from models.long_history.hstu import Hstu, HstuConfig
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
 from models.long_history.sasrec import Sasrec, SasrecConfig
@@ -27,5 +28,6 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "sasrec": Family(SasrecConfig, Sasrec),
+    "hstu": Family(HstuConfig, Hstu),
     "vista": Family(VistaConfig, Vista),
 }
