@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from models.long_history.hstu import Hstu, HstuConfig
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
+from models.long_history.mtgr import Mtgr, MtgrConfig
 from models.long_history.sasrec import Sasrec, SasrecConfig
 from models.vista.model import Vista, VistaConfig
 
@@ -29,5 +30,6 @@ class Family(NamedTuple):
 FAMILIES = {
     "sasrec": Family(SasrecConfig, Sasrec),
     "hstu": Family(HstuConfig, Hstu),
+    "mtgr": Family(MtgrConfig, Mtgr),
     "vista": Family(VistaConfig, Vista),
 }

@@ -39,3 +39,11 @@ def last_of(x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
     """What stands at the last event of each history, B x D; of an empty one, what stands in the padding."""
     last_B = (lengths_B - 1).clamp(min=0)
     return x_BLD.gather(1, last_B[:, None, None].expand(-1, 1, x_BLD.shape[-1])).squeeze(1)
+
+
+def split_newest(history: History, num: int) -> tuple[History, History]:
+    """The events before the newest ``num``, and these."""
+    width = max(history.actions_BL.shape[1] - num, 1)
+    older_B = (history.lengths_B - num).clamp(min=0)
+    places_BW = torch.arange(width, device=older_B.device).expand(len(older_B), -1)
+    return take_events(history, places_BW, older_B), newest_events(history, num)
