@@ -7,6 +7,7 @@ from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
 from models.long_history.mtgr import Mtgr, MtgrConfig
 from models.long_history.sasrec import Sasrec, SasrecConfig
+from models.vista.causal import CausalVista, CausalVistaConfig
 from models.vista.model import Vista, VistaConfig
 
 
@@ -32,4 +33,5 @@ FAMILIES = {
     "hstu": Family(HstuConfig, Hstu),
     "mtgr": Family(MtgrConfig, Mtgr),
     "vista": Family(VistaConfig, Vista),
+    "vista_causal": Family(CausalVistaConfig, CausalVista),
 }
