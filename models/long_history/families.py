@@ -2,8 +2,11 @@
 
 from typing import Any, NamedTuple
 
+from models.long_history.din import Din, DinConfig
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
+from models.long_history.sim import Sim, SimConfig
+from models.long_history.twin import Twin, TwinConfig
 from models.vista.model import Vista, VistaConfig
 
 
@@ -25,5 +28,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
+    "din": Family(DinConfig, Din),
+    "sim": Family(SimConfig, Sim),
+    "twin": Family(TwinConfig, Twin),
     "vista": Family(VistaConfig, Vista),
 }
