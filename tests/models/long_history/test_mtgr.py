@@ -139,3 +139,18 @@ def test_gradients_are_finite(length):
 def test_a_history_of_100_000_events_is_scored():
     with torch.no_grad():
         assert torch.isfinite(build()(histories([100_000]), candidates(1, 5)).logits_BC).all()
+
+
+def test_what_only_the_crosses_tell_is_learned():
+    model, history = build(dropout=0.0).train(), histories([9] * 32)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for step in range(60):
+        items = candidates(32, 5, seed=step, num_crosses=3)
+        logits_BC = model(history, items).logits_BC
+        loss = F.binary_cross_entropy_with_logits(logits_BC, (items.crosses[..., 1] > 0).float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) / 5 < 0.3
