@@ -129,16 +129,11 @@ def test_events_before_the_static_part_are_not_seen():
         torch.testing.assert_close(model(long, items).logits_BC, model(newest_events(long, 12), items).logits_BC)
 
 
-@pytest.mark.parametrize("length", [1, 1_000])
+@pytest.mark.parametrize("length", [1, 100_000])
 def test_gradients_are_finite(length):
-    model = build(width=8, sequence_events=1_000).train()
+    model = build(width=8, sequence_events=500).train()
     model(histories([length]), candidates(1, 5, num_crosses=3)).logits_BC.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_a_history_of_100_000_events_is_scored():
-    with torch.no_grad():
-        assert torch.isfinite(build()(histories([100_000]), candidates(1, 5)).logits_BC).all()
 
 
 def test_what_only_the_crosses_tell_is_learned():
