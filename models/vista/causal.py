@@ -5,14 +5,14 @@ D width (H x E), V values of a state.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.causal_attention import CausalLinearBlock
+from models.causal_attention import CausalLinearBlock, decay_rates, weigh
 from models.long_history.inputs import (
     LOG_BUCKETS,
     EventEncoder,
@@ -81,6 +81,8 @@ class CausalSummarizer(nn.Module):
     Seeds are no sources, and stand after all events. So a summary is a function of the memory alone.
     """
 
+    rates_H: Tensor
+
     def __init__(self, config: CausalVistaConfig):
         super().__init__()
         width = config.width
@@ -88,10 +90,13 @@ class CausalSummarizer(nn.Module):
         self.length = nn.Embedding(LOG_BUCKETS, width)
         self.seeds_KD = nn.Parameter(torch.randn(config.num_seeds, width))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            CausalLinearBlock(width, config.heads, 2 * width, config.half_life) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(CausalLinearBlock(width, config.heads, 2 * width) for _ in range(config.layers))
+        self.register_buffer("rates_H", decay_rates(config.heads, config.half_life), persistent=False)
         self.norm = nn.RMSNorm(width)
+
+    @property
+    def _layers(self) -> list[CausalLinearBlock]:
+        return cast(list[CausalLinearBlock], list(self.blocks))
 
     def embed(self, history: History, items_BLD: Tensor) -> Tensor:
         """History tokens, B x L x D."""
@@ -99,18 +104,20 @@ class CausalSummarizer(nn.Module):
 
     def extend(self, state: CausalState, tokens_BLD: Tensor, valid_BL: Tensor) -> CausalState:
         """The state after these tokens."""
-        means = []
-        for number, block in enumerate(self.blocks):
+        means, lengths_B = [], valid_BL.sum(-1)
+        dtype = state.means_BNHEE.dtype
+        weights = weigh(self.rates_H, state.count_B, lengths_B, valid_BL.shape[1], dtype)
+        for number, block in enumerate(self._layers):
             last = number + 1 == len(self.blocks)
             mean_BHEE = state.means_BNHEE[:, number]
-            tokens_BLD, mean_BHEE = block.advance(tokens_BLD, valid_BL, mean_BHEE, state.count_B, last)
+            tokens_BLD, mean_BHEE = block.advance(tokens_BLD, valid_BL, weights, mean_BHEE, last)
             means.append(mean_BHEE)
-        return CausalState(torch.stack(means, 1), state.count_B + valid_BL.sum(-1))
+        return CausalState(torch.stack(means, 1), state.count_B + lengths_B)
 
     def read(self, state: CausalState) -> Tensor:
         """Summary tokens, B x K x D."""
         x_BKD = self.seeds_KD + self.length(log_bucket(state.count_B))[:, None]
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self._layers):
             x_BKD = block.look(x_BKD, state.means_BNHEE[:, number])
         return self.norm(x_BKD)
 
@@ -158,7 +165,7 @@ class CausalVista(IncrementalModel):
         """See `IncrementalModel.extend`; works through the events part by part."""
         length = events.actions_BL.shape[1]
         for start in range(0, length, PART):
-            some = part(events, start, start + PART)
+            some = part(events, start, start + PART) if length > PART else events
             if torch.is_grad_enabled() and length > PART:
                 state = CausalState(*checkpoint(self._extend, *state, some, use_reentrant=False))
             else:
