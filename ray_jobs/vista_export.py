@@ -23,7 +23,17 @@ from torch.utils import _pytree as pytree
 
 from models.identity import version_of
 from models.long_history.histories import Events, Snapshots, cut_snapshots, history_batch
-from models.vista.cache import LEVELS, Quantised, quantise, relative_error, to_arrow
+from models.vista.cache import (
+    DEFAULT,
+    LEVELS,
+    CacheFormat,
+    Precision,
+    Quantised,
+    quantise,
+    relative_error,
+    restore,
+    to_arrow,
+)
 from ray_jobs.actors import map_blocks
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import CONSTRUCTOR, PREPROCESSING, WEIGHTS, model_name, read_model
@@ -35,7 +45,7 @@ from ray_jobs.vista_training import LoadedVista, load_vista
 from ray_jobs.warehouse import Warehouse
 
 # What stored bytes mean, and how the model is run to get them. Raise `code` when `Summarise` gives other summaries.
-CACHE_FORMAT = {"dtype": "int8", "levels": LEVELS, "scale": "float32 a token", "code": "1"}
+CACHE_FORMAT = {"dtype": "int8", "levels": LEVELS["int8"], "scale": "float32 a token", "code": "1"}
 SHARD, STATISTICS = "summaries.parquet", "statistics.json"
 SUMS, LARGEST = ("users", "snapshots", "tokens", "error_sum", "logits", "logit_sum"), ("error_max", "logit_max")
 
@@ -48,6 +58,8 @@ class Config(pydantic.BaseModel, frozen=True):
     version: str = pydantic.Field(description="Version of the exported table: of model, events and code.")
     model: str = pydantic.Field(description="Version of the trained model.")
     raw_interactions: str = pydantic.Field(description="Version of `interactions/raw_interactions`.")
+    precision: Precision = pydantic.Field("int8", description="How a value is stored.")
+    scales_per_token: int = pydantic.Field(1, ge=1, description="Scales of a token, for int8 and int4.")
     shards: int = pydantic.Field(8, ge=1, description="Buckets of users; what a killed export repeats at most.")
     actors: int = pydantic.Field(1, ge=1, description="Ray actors that hold the model.")
     cpus_per_actor: float = pydantic.Field(1.0, ge=0, description="CPUs of each.")
@@ -57,12 +69,19 @@ class Config(pydantic.BaseModel, frozen=True):
         16, ge=1, description="Items whose logits are compared between exact and stored summaries."
     )
 
+    @property
+    def format(self) -> CacheFormat:
+        """What the bytes of a stored summary mean."""
+        return CacheFormat(self.precision, self.scales_per_token)
+
 
 class Result(pydantic.BaseModel, frozen=True):
     """What an export came to."""
 
     version: str = pydantic.Field(description="Version of the table.")
     content_version: str = pydantic.Field(description="Version of the model and format that its summaries are of.")
+    precision: str = pydantic.Field(description="How a value is stored: `int8`, `int4`, `fp16` or `fp32`.")
+    bytes_per_user: int = pydantic.Field(description="Bytes of a summary with its scales.")
     users: int = pydantic.Field(description="Users with a summary.")
     snapshots: int = pydantic.Field(description="Rows: snapshots of histories.")
     shards_run: int = pydantic.Field(description="Shards that this call computed.")
@@ -82,7 +101,7 @@ class Summarise:
     def __init__(self, config: Config):
         self.config = config
         self.loaded: LoadedVista = load_vista(config.artifacts, config.model)
-        self.content_version = content_version(config.artifacts, config.model)
+        self.content_version = content_version(config.artifacts, config.model, config.format)
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
         self.loaded.model.to(self.device)
         codes = read_codes(config.warehouse, self.loaded.preprocessing["semantic_ids"])
@@ -112,13 +131,14 @@ class Summarise:
         starts = np.maximum(events.offsets[snapshots.users], snapshots.stops - limit)
         order = np.argsort(snapshots.stops - starts, kind="stable")
         sizes = self.loaded.model.config
-        values = np.zeros((len(order), sizes.num_seeds, sizes.width), np.int8)
-        scales = np.zeros((len(order), sizes.num_seeds), np.float32)
+        form = self.config.format
+        empty = quantise(np.zeros((0, sizes.num_seeds, sizes.width), np.float32), form)
+        values, scales = (np.zeros((len(order), *a.shape[1:]), a.dtype) for a in empty)
         stats = dict.fromkeys(SUMS + LARGEST, 0.0)
         stats |= {"users": float(snapshots.latest.sum()), "snapshots": float(len(order))}
         for chosen in np.split(order, range(self.config.batch_snapshots, len(order), self.config.batch_snapshots)):
             tokens_NKD = self._tokens(events, starts[chosen], snapshots.stops[chosen])
-            stored = quantise(tokens_NKD)
+            stored = quantise(tokens_NKD, form)
             values[chosen], scales[chosen] = stored
             errors = relative_error(tokens_NKD, stored)
             moved = self._logit_change(tokens_NKD, stored)
@@ -141,18 +161,16 @@ class Summarise:
 
     @torch.inference_mode()
     def _logit_change(self, tokens_NKD: np.ndarray, stored: Quantised) -> np.ndarray:
-        restored = stored.values_NKD * stored.scales_NK[..., None]
         probes = pytree.tree_map_only(
             torch.Tensor, lambda x: x.to(self.device).expand(len(tokens_NKD), *x.shape), self.probes
         )
         exact, rounded = (
-            self.loaded.model.score(torch.from_numpy(t).to(self.device), probes)
-            for t in (tokens_NKD, restored.astype(np.float32))
+            self.loaded.model.score(torch.from_numpy(t).to(self.device), probes) for t in (tokens_NKD, restore(stored))
         )
         return (exact - rounded).abs().cpu().numpy()
 
     def _rows(self, users: pl.Series, events: Events, snapshots: Snapshots, stored: Quantised) -> pa.Table:
-        summaries, scales = to_arrow(stored)
+        summaries, scales = to_arrow(stored, self.config.format)
         num = len(snapshots.stops)
         moments = pa.array(events.times[snapshots.stops - 1] + 1, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
         ids = users.to_arrow().cast(pa.string())
@@ -174,7 +192,7 @@ class Summarise:
         )
 
 
-def content_version(artifacts: ArtifactStore, model: str) -> str:
+def content_version(artifacts: ArtifactStore, model: str, form: CacheFormat = DEFAULT) -> str:
     """Identity of what makes summaries: weights, constructor, vocabularies and codebooks, and the cache's format.
 
     Not of the events that they saw: a ranker reads summaries of later events as it read those that it learned from.
@@ -183,13 +201,14 @@ def content_version(artifacts: ArtifactStore, model: str) -> str:
     Args:
         artifacts: Where the model is.
         model: Version of the trained model.
+        form: Format of the cache.
     """
     with artifacts.local(model_name(model)) as folder:
         parts = {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in (WEIGHTS, CONSTRUCTOR, PREPROCESSING)
         }
-    return version_of(model=parts, cache=CACHE_FORMAT)
+    return form.versioned(version_of(model=parts, cache=CACHE_FORMAT))
 
 
 def shard_name(config: Config, shard: int) -> str:
@@ -236,7 +255,10 @@ def _publish(config: Config, shards: list[int], num_kept: int) -> Result:
     sizes = read_model(config.artifacts, config.model).constructor
     result = Result(
         version=config.version,
-        content_version=content_version(config.artifacts, config.model),
+        content_version=content_version(config.artifacts, config.model, config.format),
+        precision=config.format.name,
+        bytes_per_user=config.format.row_bytes(sizes["num_seeds"], sizes["width"])
+        + 4 * sizes["num_seeds"] * config.scales_per_token,
         users=int(sums["users"]),
         snapshots=int(sums["snapshots"]),
         shards_run=len(shards) - num_kept,

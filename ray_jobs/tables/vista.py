@@ -36,10 +36,18 @@ USER_SUMMARIES = Table(
     (
         Column("user_id", pa.string(), "User.", pii=True),
         Column("num_events", pa.int64(), "Events that the user had by then; the summary saw the newest of them."),
-        Column("summary", pa.binary(), "int8 values, row-major, `num_tokens` x `width`."),
-        Column("scales", pa.list_(pa.float32()), "One scale a token: value = int8 x scale."),
+        Column(
+            "summary",
+            pa.binary(),
+            "Values, row-major, `num_tokens` x `width`; how they are stored ends `summary_version`.",
+        ),
+        Column("scales", pa.list_(pa.float32()), "Scales of each token: value = stored value x scale."),
         Column("is_latest", pa.bool_(), "Whether this is the user's newest summary (the one served online)."),
-        Column("summary_version", pa.string(), "Content version: the model that made it and the cache's format."),
+        Column(
+            "summary_version",
+            pa.string(),
+            "Content version: the model that made it and the cache's format, e.g. `.int4x4`; without: int8.",
+        ),
         Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
         CREATED,
     ),
