@@ -30,6 +30,37 @@ VISTA_MODELS = Table(
     primary_key=("model_version",),
 )
 
+USER_HISTORIES = Table(
+    "vista/user_histories",
+    "one event in its user's history, laid out so that a window of a history is found without reading the rest",
+    (
+        Column("bucket", pa.int32(), "Bucket of the user, by a digest of the id; the partition."),
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("position", pa.int64(), "Place in the history, from 0: by time, then input order."),
+        Column("item_id", pa.string(), "Item."),
+        Column("timestamp", TIMESTAMP, "When it happened (UTC)."),
+        Column("action", pa.string(), "What the user did."),
+        Column("value", pa.float64(), "Strength; null where the action has none.", nullable=True),
+        Column("day", pa.string(), "UTC day of the event; what is replaced when a day changes."),
+    ),
+    primary_key=("user_id", "position"),
+    partition_by=("bucket",),
+)
+
+USER_HISTORY_INDEX = Table(
+    "vista/user_history_index",
+    "one user's history in `vista/user_histories`",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("bucket", pa.int32(), "Bucket of the user."),
+        Column("num_events", pa.int64(), "Events of the history."),
+        Column("digest", pa.int64(), "Sum of the events' digests; another one: the history changed."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+)
+
 USER_SUMMARIES = Table(
     "vista/user_summaries",
     "one user's history up to one event, as summary tokens",
