@@ -82,7 +82,10 @@ class QuasiLinearBlock(nn.Module):
     def forward(self, x_BND: Tensor, valid_BN: Tensor) -> Tensor:
         """Attends and mixes; same shape. Invalid tokens write nothing."""
         q, k, v = (split_heads(p, self.heads) for p in self.query_key_value(self.norm(x_BND)).chunk(3, dim=-1))
-        read_BHNE = read_state(q, linear_state(k, v, valid_BN))
+        return self.mixed(x_BND, read_state(q, linear_state(k, v, valid_BN)))
+
+    def mixed(self, x_BND: Tensor, read_BHNE: Tensor) -> Tensor:
+        """The tokens with what they have read, and their channels mixed."""
         x_BND = x_BND + self.dropout(self.output(merge_heads(self.head_norm(read_BHNE))))
         return x_BND + self.dropout(self.mix(self.mix_norm(x_BND)))
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
+from models.vista.causal import CausalVista, CausalVistaConfig
 from models.vista.model import Vista, VistaConfig
 
 
@@ -26,4 +27,5 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "vista": Family(VistaConfig, Vista),
+    "vista_causal": Family(CausalVistaConfig, CausalVista),
 }

@@ -1,0 +1,78 @@
+"""What causal VISTA holds beside the laws of incremental models: states that are stored, long histories, causality."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from models.long_history.inputs import Items
+from models.vista import causal
+from models.vista.causal import CausalVista, CausalVistaConfig, PackedStates
+from tests.models.long_history.tiny import SIZES, candidates, histories
+
+TINY = CausalVistaConfig(**SIZES, num_seeds=4, width=16, dropout=0.0, item_dropout=0.0, target_layers=2)
+
+
+def vista(**changes):
+    torch.manual_seed(0)
+    return CausalVista(dataclasses.replace(TINY, **changes)).eval()
+
+
+@pytest.mark.parametrize("half_life", [0.0, 16.0])
+def test_order_of_events_matters(half_life):
+    model, history = vista(half_life=half_life), histories([6])
+    turned = history._replace(items=Items(history.items.ids.flip(1), history.items.codes.flip(1)))
+    assert not torch.allclose(model.encode_history(history), model.encode_history(turned), rtol=1e-3, atol=1e-3)
+
+
+def test_stored_states_come_back_to_the_bit():
+    model = vista()
+    with torch.no_grad():
+        state = model.extend(model.empty_state(3), histories([9, 0, 3]))
+    packed = model.pack(state)
+    assert packed.values_BV.shape == (3, model.state_size) and packed.values_BV.dtype == np.float32
+    assert packed.counts_B.tolist() == [9, 0, 3] and packed.counts_B.dtype == np.int64
+    back = model.unpack(packed)
+    assert torch.equal(back.means_BNHEE, state.means_BNHEE) and torch.equal(back.count_B, state.count_B)
+
+
+def test_a_state_of_another_network_is_refused():
+    packed = PackedStates(np.zeros((2, 7), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="compute it anew from all events"):
+        vista().unpack(packed)
+
+
+def test_softmax_is_refused():
+    with pytest.raises(ValueError, match="set attention to quasi_linear"):
+        vista(attention="softmax")
+
+
+def test_long_histories_are_worked_through_in_parts(monkeypatch):
+    model, history = vista(), histories([100, 7])
+    with torch.no_grad():
+        whole = model.encode_history(history)
+        monkeypatch.setattr(causal, "PART", 16)
+        torch.testing.assert_close(model.encode_history(history), whole)
+
+
+def test_gradients_of_parts_are_those_of_the_whole(monkeypatch):
+    def gradients():
+        model = vista().train()
+        output = model(histories([100, 7]), candidates(2, 3))
+        (output.logits_BC.square().sum() + output.auxiliary).backward()
+        return [p.grad for p in model.parameters()]
+
+    whole = gradients()
+    monkeypatch.setattr(causal, "PART", 16)
+    torch.testing.assert_close(gradients(), whole)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100_000])
+def test_gradients_are_finite(length):
+    model = vista(width=8).train()
+    output = model(histories([length]), candidates(1, 3))
+    (output.logits_BC.sum() + output.auxiliary).backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    assert found and all(torch.isfinite(g).all() for g in found)
+    assert model.summarizer.seeds_KD.grad.abs().sum() > 0
