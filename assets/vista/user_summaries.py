@@ -22,6 +22,9 @@ class UserSummariesConfig(dg.Config):
         "int8", description="How a value is stored: `int8`, `int4`, `fp16` or `fp32`."
     )
     scales_per_token: int = pydantic.Field(1, ge=1, description="Scales of a token, for int8 and int4.")
+    incremental: bool = pydantic.Field(
+        False, description="Go on from what is stored of each user with new events; falls back to making all anew."
+    )
     shards: int = pydantic.Field(8, ge=1, description="Buckets of users; a killed export resumes at the next one.")
     actors: int = pydantic.Field(1, ge=1, description="Ray actors that hold the model.")
     gpus_per_actor: float = pydantic.Field(0.0, ge=0, description="GPUs of each actor.")
@@ -48,9 +51,9 @@ def user_summaries(
     One row a snapshot: after every block of events (so that training rows can join the summary of their moment) and
     after the last event (`is_latest`, served online); never inside of a tie in time. int8 with one scale a token, or
     as `precision` says. `summary_version` names the model and the format, not the events: rankers refuse another one
-    than they learned from.
-    `features` publishes it, `ranking` attends to it. If this is red: run it again; the export resumes at the next
-    shard of users, and readers see the former version until all of it is there.
+    than they learned from. `features` publishes it, `ranking` attends to it. The job `refresh_summaries` brings it up
+    to date by new events alone. If this is red: run it again; the export resumes at the next shard of users, and
+    readers see the former version until all of it is there.
     """
     report = Report(USER_SUMMARIES)
     model, raw = tables.version(VISTA_MODELS), tables.version(RAW_INTERACTIONS)
@@ -72,6 +75,7 @@ def user_summaries(
             raw_interactions=raw,
             precision=config.precision,
             scales_per_token=config.scales_per_token,
+            incremental=config.incremental,
             shards=config.shards,
             actors=config.actors,
             gpus_per_actor=config.gpus_per_actor,

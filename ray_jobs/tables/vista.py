@@ -61,6 +61,26 @@ USER_HISTORY_INDEX = Table(
     primary_key=("user_id",),
 )
 
+USER_STATES = Table(
+    "vista/user_states",
+    "what is remembered of one user's history, so that a refresh goes on with new events",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("bucket", pa.int32(), "Bucket of the user, as in `vista/user_histories`; the partition."),
+        Column("state", pa.binary(), "State of an incremental model; empty for a model that has none."),
+        Column("num_events", pa.int64(), "Events that it has seen."),
+        Column("digest", pa.int64(), "Sum of their digests, as in `vista/user_history_index`."),
+        Column(
+            "is_regular", pa.bool_(), "Whether the latest summary is due anyway, not only as there are no more events."
+        ),
+        Column("state_version", pa.string(), "Version of the summaries that it gives, and of its bytes."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+    partition_by=("bucket",),
+)
+
 USER_SUMMARIES = Table(
     "vista/user_summaries",
     "one user's history up to one event, as summary tokens",
