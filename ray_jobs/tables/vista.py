@@ -104,3 +104,17 @@ USER_SUMMARIES = Table(
     ),
     primary_key=("user_id", "event_timestamp"),
 )
+
+HELD_SUMMARIES = Table(
+    "vista/held_summaries",
+    "one user's newest summary of the content version that the champion reads, while the newest ones are of another",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("summary", pa.binary(), "As in `vista/user_summaries`.", nullable=True),
+        Column("scales", pa.list_(pa.float32()), "As in `vista/user_summaries`.", nullable=True),
+        Column("summary_version", pa.string(), "Content version; the table's own version, too."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+)
