@@ -17,7 +17,8 @@ from models.identity import version_of
 from models.language.adapters import LoraSettings, save_adapter
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
-from models.personas.release import Bounds, failed_gates, fidelity
+from models.personas.release import Bounds, Gate, Verdict, differences, fidelity, gates, verdict
+from models.ranking.bootstrap import Interval
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -84,6 +85,7 @@ class ArmResult(pydantic.BaseModel, frozen=True):
 
     writer: str
     metrics: dict[str, float]
+    differences: dict[str, Interval] = pydantic.Field(description="To the teacher, paired by user, with intervals.")
     calls_per_user: float
     tokens_per_user: float
     seconds_per_user: float
@@ -94,7 +96,7 @@ class Result(pydantic.BaseModel, frozen=True):
 
     fitted: Fitted
     arms: list[ArmResult]
-    failed: list[str] = pydantic.Field(description="Gates that the student failed, one sentence each.")
+    gates: list[Gate] = pydantic.Field(description="Conditions of a release, and what became of each.")
     student: StudentConfig
     lessons: str = pydantic.Field(description="Artifact of the lessons.")
     num_lessons: dict[str, int]
@@ -104,6 +106,16 @@ class Result(pydantic.BaseModel, frozen=True):
     llm_calls: int = pydantic.Field(description="Of the teacher, for lessons that were not kept yet.")
     prompt_tokens: int
     completion_tokens: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the gates say together."""
+        return verdict(self.gates)
+
+    @property
+    def failed(self) -> list[str]:
+        """Why the student is not released, a sentence a gate; empty if it is."""
+        return [gate.said for gate in self.gates if gate.state != "passed"]
 
 
 def run(config: Config) -> Result:
@@ -160,12 +172,11 @@ def run(config: Config) -> Result:
         cpus_per_worker=config.cpus,
     )
     student = keep_student(config, fitted)
-    arms = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
-    by_name = {arm.writer: arm.metrics for arm in arms}
+    arms, found = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
     return Result(
         fitted=fitted,
         arms=arms,
-        failed=failed_gates(by_name["student"], by_name["teacher"], config.bounds),
+        gates=found,
         student=student,
         lessons=artifact,
         num_lessons={part: len(rows) for part, rows in lessons.items()},
@@ -216,7 +227,9 @@ def _plan(config: Config) -> Plan:
     )
 
 
-def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float) -> list[ArmResult]:
+def _examine(
+    config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float
+) -> tuple[list[ArmResult], list[Gate]]:
     if not users.height:
         raise ValueError("No user is held out for the verdict: raise token_budget or held_share.")
     held = _held(config, plan, users)
@@ -231,17 +244,20 @@ def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentCo
         cpus=config.cpus,
         gpus=gpus,
     )
-    teacher = outcomes(examined["teacher"], held)
-    return [
+    told = {arm: outcomes(found, held) for arm, found in examined.items()}
+    teacher = told["teacher"]
+    arms = [
         ArmResult(
             writer=arm,
-            metrics=fidelity(outcomes(found, held), teacher),
+            metrics=fidelity(told[arm], teacher),
+            differences=differences(told[arm], teacher, config.bounds),
             calls_per_user=found.calls / len(held),
             tokens_per_user=found.tokens / len(held),
             seconds_per_user=found.seconds / len(held),
         )
         for arm, found in examined.items()
     ]
+    return arms, gates(told["student"], teacher, config.bounds)
 
 
 def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any]]:

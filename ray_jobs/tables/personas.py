@@ -76,6 +76,8 @@ PERSONA_STUDENTS = Table(
         Column("writer", pa.string(), "`teacher`, `untaught`, `student`, or `student_free` (not held to the schema)."),
         Column("student_version", pa.string(), "Version of the training: inputs, parameters, code."),
         Column("released", pa.bool_(), "Whether the student passed every gate."),
+        Column("verdict", pa.string(), "`released`, `kept back`, or `undecided`: too few users to tell."),
+        Column("gates", pa.string(), "What became of each gate, a sentence a line."),
         Column("users", pa.int64(), "Held-out users."),
         Column("users_with_later_likes", pa.int64(), "Of these, users who liked something later."),
         Column("ifr", pa.float64(), "Instruction following rate: both tasks, exact counts, readable; of all users."),
@@ -86,6 +88,14 @@ PERSONA_STUDENTS = Table(
         Column("next_cluster_hit", pa.float64(), "Share of users of whom it names any."),
         Column("next_novel_hit", pa.float64(), "The same by explorations, of clusters never touched before."),
         Column("exploration_agreement", pa.float64(), "Share of the teacher's explorations that are chosen, too."),
+        Column("grounding_difference", pa.float64(), "Grounding less the teacher's, on the same users."),
+        Column("grounding_difference_low", pa.float64(), "Lower bound of its 95 % interval over users, paired."),
+        Column("grounding_difference_high", pa.float64(), "Upper bound."),
+        Column(
+            "next_cluster_recall_difference", pa.float64(), "Next-cluster recall less the teacher's.", nullable=True
+        ),
+        Column("next_cluster_recall_difference_low", pa.float64(), "Lower bound of its interval.", nullable=True),
+        Column("next_cluster_recall_difference_high", pa.float64(), "Upper bound.", nullable=True),
         Column("calls_per_user", pa.float64(), "Calls to the model."),
         Column("tokens_per_user", pa.float64(), "Tokens of prompts and answers."),
         Column("seconds_per_user", pa.float64(), "Wall time, all users in batches; without loading."),
