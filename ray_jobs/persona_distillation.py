@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pydantic
@@ -24,6 +23,7 @@ from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import EngineSetupError, LanguageEngineConfig
 from ray_jobs.persona_evaluation import examine, outcomes
+from ray_jobs.persona_examined import Held, parameters_of
 from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, part_of, put_lessons, read_lessons, teach
 from ray_jobs.persona_planning import Plan, earlier, later, make_plan, read_history
 from ray_jobs.persona_student import student_digest
@@ -234,13 +234,15 @@ def _examine(
         raise ValueError("No user is held out for the verdict: raise token_budget or held_share.")
     held = _held(config, plan, users)
     examined = examine(
-        [user["request"] for user in held],
+        held,
         config.engine,
         student,
         config.max_new_tokens,
+        warehouse=config.warehouse,
         artifacts=config.artifacts,
         # By who is held out, too: users who are forgotten make room for others under the same name.
-        name=f"{config.name}-{version_of(requests=[user['request'] for user in held])}",
+        name=f"{config.name}-{version_of(requests=[user.request for user in held])}",
+        parameters=parameters_of(config.interests, config.exploration),
         cpus=config.cpus,
         gpus=gpus,
     )
@@ -260,8 +262,8 @@ def _examine(
     return arms, gates(told["student"], teacher, config.bounds)
 
 
-def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each held-out user the request, the interests' shares, and clusters known and liked later."""
+def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[Held]:
+    """Each held-out user with what is asked, and what was known and liked later."""
     history = read_history(config.warehouse, users["user_id"].to_list())
     known = earlier(history, config.held_events).drop_nulls("cluster")
     liked = later(history, config.held_events).filter("liked").drop_nulls("cluster")
@@ -269,16 +271,22 @@ def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any
         name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
         for name, rows in (("known", known), ("later", liked))
     }
-    shares: dict[str, dict[int, float]] = {}
-    for user, cluster, share in plan.interests.select("user_id", "cluster", "share").iter_rows():
-        shares.setdefault(user, {})[cluster] = share
+    told = {
+        name: {user: rows.to_dicts() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
+        for name, frame in (("interests", plan.interests), ("candidates", plan.candidates))
+    }
+    seen = dict(earlier(history, config.held_events).group_by("user_id").agg(pl.col("position").max()).iter_rows())
     return [
-        {
-            "request": request,
-            "shares": shares[user],
-            "known": clusters["known"].get(user, []),
-            "later": clusters["later"].get(user, []),
-        }
+        Held(
+            user,
+            request,
+            shares={i["cluster"]: i["share"] for i in told["interests"][user]},
+            known=clusters["known"].get(user, []),
+            later=clusters["later"].get(user, []),
+            interests=told["interests"][user],
+            candidates=told["candidates"].get(user, []),
+            seen_until=seen[user],
+        )
         for user, request in users.select("user_id", "request").iter_rows()
     ]
 

@@ -105,6 +105,26 @@ PERSONA_STUDENTS = Table(
     primary_key=("writer",),
 )
 
+PERSONA_EXAMINED = Table(
+    "personas/examined_personas",
+    "what one writer said of one held-out user in the newest examination of a student",
+    (
+        Column("writer", pa.string(), "`teacher` or `student`."),
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("examination", pa.string(), "Its name: training and users."),
+        Column("student_version", pa.string(), "The training that was examined; see `personas/persona_student`."),
+        Column("interests", INTERESTS, "Interests with a usable sentence, and the items that it rests on."),
+        Column("claims", pa.list_(pa.string()), "The sentence of each interest.", pii=True),
+        Column("explorations", EXPLORATIONS, "Novel topics that were chosen."),
+        Column("interests_asked", pa.int32(), "Interests of the request."),
+        Column("explorations_asked", pa.int32(), "Anchors of the request."),
+        Column("seen_until", pa.int64(), "Position of the last event that the writer was told of."),
+        Column("parameters", pa.string(), "Knobs of interests and explorations, as JSON."),
+        CREATED,
+    ),
+    primary_key=("writer", "user_id"),
+)
+
 PERSONA_COVERAGE = Table(
     "personas/coverage",
     "how many users have a persona, and why the others have none",
@@ -177,8 +197,16 @@ PERSONA_MEASURES = Table(
     "personas/persona_measures",
     "one measure of one set of personas or of a control, or the difference between the two",
     (
-        Column("personas", pa.string(), "`written` (the table), or planned by `semantic_ids` or `salient_terms`."),
-        Column("split_rule", pa.string(), "Split whose train part the personas saw; empty: they saw every event."),
+        Column(
+            "personas",
+            pa.string(),
+            "`written` (the table), planned by `semantic_ids` or `salient_terms`, or of `teacher` or `student`.",
+        ),
+        Column(
+            "split_rule",
+            pa.string(),
+            "Split whose train part the personas saw; `held_events`: all but the newest share; empty: every event.",
+        ),
         Column("period", pa.string(), "`valid` or `test`, where later events are looked at; empty: none are."),
         Column("measure", pa.string(), "What was measured, e.g. `grounding_precision`."),
         Column("arm", pa.string(), "`own`, or a control such as `other_user`."),

@@ -22,7 +22,7 @@ from ray_jobs.persona_distillation import _plan
 from ray_jobs.persona_lessons import APPEND_ONLY, HELD, part_of
 from ray_jobs.persona_prompts import Request
 from ray_jobs.persona_student import ask_student
-from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_LESSONS, PERSONA_STUDENTS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_EXAMINED, PERSONA_LESSONS, PERSONA_STUDENTS
 from tests.assets.clusters.seeding import seed_captions
 from tests.assets.personas.test_personas import seed_clusters
 from tests.factories import seed_interactions
@@ -141,6 +141,14 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     assert rows["student"]["calls_per_user"] == 1 < rows["teacher"]["calls_per_user"]
     assert rows["student"]["exploration_validity"] == rows["student"]["ifr"], "what can be read is valid"
     assert rows["teacher"]["exploration_agreement"] == 1.0, "greedy decoding repeats itself"
+    examined = tables.read(PERSONA_EXAMINED).to_pylist()
+    of_writer = {w: {r["user_id"]: r for r in examined if r["writer"] == w} for w in ("teacher", "student")}
+    assert len(of_writer["teacher"]) == held and set(of_writer["teacher"]) == set(of_writer["student"])
+    assert all(part_of(user, KNOBS["seed"], 0.25, 0.25) == HELD for user in of_writer["student"])
+    said_of_student = of_writer["student"].values()
+    assert all(len(r["claims"]) == len(r["interests"]) <= r["interests_asked"] for r in said_of_student)
+    assert sum(len(r["explorations"]) for r in said_of_student) > 0
+    assert {r["seen_until"] for r in said_of_student} == {10}, "of 14 events the newest fifth is held"
     for name in ("grounding", "next_cluster_recall"):
         row = rows["student"]
         assert row[f"{name}_difference"] == pytest.approx(row[name] - rows["teacher"][name])
