@@ -349,9 +349,10 @@ def start_workers(config: Config) -> list[Any]:
     import ray
 
     cpus, gpus = resources_of(config.writing)
-    # Two threads: one works, one hears `stop`.
+    # Two threads: one works, one hears `stop`. Calls are tried again as long as the actor is started again: a lost node
+    # refuses several connections before anybody knows that it is lost.
     actor: Any = ray.remote(PersonaRefresher).options(
-        num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS, max_concurrency=2
+        num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=-1, max_concurrency=2
     )
     return [actor.remote(config, n, None, max(int(cpus), 1)) for n in range(config.writing.num_actors)]
 
