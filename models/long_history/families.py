@@ -2,8 +2,14 @@
 
 from typing import Any, NamedTuple
 
+from models.long_history.din import Din, DinConfig
+from models.long_history.hstu import Hstu, HstuConfig
 from models.long_history.inputs import HistoryModelConfig
 from models.long_history.interface import HistoryModel
+from models.long_history.mtgr import Mtgr, MtgrConfig
+from models.long_history.sasrec import Sasrec, SasrecConfig
+from models.long_history.sim import Sim, SimConfig
+from models.long_history.twin import Twin, TwinConfig
 from models.vista.causal import CausalVista, CausalVistaConfig
 from models.vista.model import Vista, VistaConfig
 
@@ -26,6 +32,12 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
+    "din": Family(DinConfig, Din),
+    "sim": Family(SimConfig, Sim),
+    "twin": Family(TwinConfig, Twin),
+    "sasrec": Family(SasrecConfig, Sasrec),
+    "hstu": Family(HstuConfig, Hstu),
+    "mtgr": Family(MtgrConfig, Mtgr),
     "vista": Family(VistaConfig, Vista),
     "vista_causal": Family(CausalVistaConfig, CausalVista),
 }

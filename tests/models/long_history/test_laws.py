@@ -7,7 +7,15 @@ from models.long_history.families import FAMILIES
 from tests.models.long_history.tiny import SIZES, candidates, first_events, histories, one_candidate
 
 TINY = SIZES | {"width": 16, "heads": 2, "layers": 2, "dropout": 0.0, "item_dropout": 0.0, "embedding_std": 1.0}
-CASES = {name: (name, {}) for name in FAMILIES} | {"vista-softmax": ("vista", {"attention": "softmax"})}
+VARIANTS = {
+    "vista-softmax": ("vista", {"attention": "softmax"}),
+    "din-softmax": ("din", {"softmax": True}),
+    "din-dice": ("din", {"dice": True}),
+    "sim-hard": ("sim", {"search": "hard", "found_events": 3}),
+    "sim-few": ("sim", {"found_events": 3}),
+    "twin-few": ("twin", {"found_events": 3}),
+}
+CASES = {name: (name, {}) for name in FAMILIES} | VARIANTS
 every_case = pytest.mark.parametrize("case", CASES)
 
 
