@@ -62,7 +62,7 @@ class Result(pydantic.BaseModel, frozen=True):
     width: int = pydantic.Field(description="Width of a token.")
     relative_error_mean: float = pydantic.Field(description="Mean over tokens of |stored - exact| / |exact|.")
     relative_error_max: float = pydantic.Field(description="Largest of these.")
-    logit_error_mean: float = pydantic.Field(description="Mean change of a logit by the rounding.")
+    logit_error_mean: float = pydantic.Field(description="Mean change of a logit by the rounding, of a sample.")
     logit_error_max: float = pydantic.Field(description="Largest change.")
 
 
