@@ -30,7 +30,13 @@ from orchestration.resources.tracking import EmbeddedTracking
 from ray_jobs.embedding_store import content_keys
 from ray_jobs.persona_lessons import Lesson, put_lessons
 from ray_jobs.tables.clusters import EMBEDDING_STORE
-from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_LESSONS, PERSONA_STORE, USER_PERSONAS
+from ray_jobs.tables.personas import (
+    PERSONA_COVERAGE,
+    PERSONA_EXAMINED,
+    PERSONA_LESSONS,
+    PERSONA_STORE,
+    USER_PERSONAS,
+)
 from ray_jobs.tables.ranking import predictions
 from tests.assets.features.seeding import seed_derived
 
@@ -141,7 +147,7 @@ def build(home: Path, instance: dg.DagsterInstance) -> dict[str, dg.Configurable
 
 
 def _teach_a_student(tables) -> None:
-    """A lesson of the user's and one of somebody else's, in the table and in the file of a training."""
+    """A lesson of the user's and one of somebody else's, in table and file of a training; and what a student said."""
     questions = {GONE: "What somebody watched", "u01": "What u01 watched"}
     rows = [
         {"content_key": f"lesson {n}", "user_id": user, "question": question, "answer": "{}"}
@@ -149,6 +155,10 @@ def _teach_a_student(tables) -> None:
         for n, (user, question) in enumerate(questions.items())
     ]
     tables.write(PERSONA_LESSONS, pa.Table.from_pylist(rows, PERSONA_LESSONS.schema), "append-only")
+    blank = {c.name: [] if pa.types.is_list(c.type) else 0 for c in PERSONA_EXAMINED.columns}
+    texts = {c.name: "x" for c in PERSONA_EXAMINED.columns if c.type == pa.string()} | {"created_timestamp": CREATED}
+    said = [blank | texts | {"user_id": user, "claims": [f"Likes what {user} likes."]} for user in questions]
+    tables.write(PERSONA_EXAMINED, pa.Table.from_pylist(said, PERSONA_EXAMINED.schema), "examined")
     put_lessons(tables.artifacts(), {"train": [Lesson(question, "{}") for question in questions.values()]})
 
 

@@ -141,6 +141,7 @@ def test_the_certificate_tells_what_was_done_and_names_nobody(home, instance):
     assert rows["table interactions/quarantine"] == 3 and rows["online store sqlite"] == 1 and rows["ledger"] == 1
     assert rows["view user_activity"] >= 8 and rows["models in MLflow"] == rows["models in the artifact store"] == 1
     assert rows["table personas/lessons"] == rows["lessons of students"] == 1
+    assert rows["table personas/examined_personas"] == 1
     assert {s.verified for s in kept.stores} == {"nothing"}
     assert kept.users == (platform(home)["ledger"].forget_list().digest(GONE),)
     assert (kept.reason, kept.requested_by) == (REASON, "ticket 7")
