@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
     trainer = Trainer(config, model)
     kept: dict[str, Any] = {"score": -1.0, "epoch": 0, "weights": model.state_dict()}
     curve: list[dict[str, float]] = []
-    started = time.monotonic()
+    started, computed = time.monotonic(), time.process_time()
 
     def after(epoch: int, score: float) -> None:
         curve.append({"epoch": epoch + 1, "ndcg_at_10": float(score), "seconds": time.monotonic() - started})
@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
             kept.update(score=float(score), epoch=epoch + 1, weights=weights)
 
     trainer.fit(train, valid, verbose=False, saved=False, show_progress=False, callback_fn=after)
-    seconds = time.monotonic() - started
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - computed
     model.load_state_dict(kept["weights"])
     model.eval()
     users = [str(x) for x in dataset.field2id_token["user_id"][1:]]
@@ -99,6 +99,7 @@ def main(folder: Path) -> None:
         "curve": curve,
         "best_epoch": kept["epoch"],
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "num_examples": len(train.dataset),
     }
