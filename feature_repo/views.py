@@ -126,12 +126,14 @@ user_vista = FeatureView(
     ttl=NO_EXPIRY,
     online=True,
     source=sources.user_vista_published,
-    description="The user's whole history as VISTA summary tokens, quantised to int8.",
+    description="The user's whole history as VISTA summary tokens, int8 by default.",
     owner=RANKING,
     tags={"owner": RANKING, "pii": "true"},
     schema=[
-        Field(name="summary", dtype=Bytes, description="int8 values, row-major, tokens x width."),
-        Field(name="scales", dtype=Array(Float32), description="One scale a token: value = int8 x scale."),
+        Field(
+            name="summary", dtype=Bytes, description="Values, row-major, tokens x width; their format ends the version."
+        ),
+        Field(name="scales", dtype=Array(Float32), description="Scales of each token: value = stored value x scale."),
         Field(
             name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."
         ),

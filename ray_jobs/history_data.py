@@ -145,18 +145,26 @@ def user_numbers(column: pl.Series, users: pl.Series) -> np.ndarray:
 
 
 def bucket_of(users: pl.Series, num_buckets: int) -> np.ndarray:
-    """Bucket of each user by FNV-1a of the id: the same on every machine and for every library version."""
-    if not len(users):
-        return np.zeros(0, np.int64)
-    ids = _array(users).cast(pa.binary())
+    """Bucket of each user by the digest of the id: the same on every machine and for every library version."""
+    digest = fnv(users)
+    # The low bits of FNV are weak.
+    return ((digest ^ (digest >> np.uint64(32))) % np.uint64(num_buckets)).astype(np.int64)
+
+
+def fnv(column: pl.Series) -> np.ndarray:
+    """FNV-1a of each text, uint64."""
+    if not len(column):
+        return np.zeros(0, np.uint64)
+    # Histories repeat their users and items: each text is worked at once.
+    coded = _array(column).dictionary_encode()
+    ids = coded.dictionary.cast(pa.binary())
     offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
-    letters, lengths = np.frombuffer(ids.buffers()[2], np.uint8), np.diff(offsets)
+    letters, lengths = np.frombuffer(ids.buffers()[2] or b"", np.uint8), np.diff(offsets)
     digest = np.full(len(ids), 0xCBF29CE484222325, np.uint64)
     for place in range(int(lengths.max())):
         inside = lengths > place
         digest[inside] = (digest[inside] ^ letters[offsets[:-1][inside] + place]) * np.uint64(0x100000001B3)
-    # The low bits of FNV are weak.
-    return ((digest ^ (digest >> np.uint64(32))) % np.uint64(num_buckets)).astype(np.int64)
+    return digest[coded.indices.to_numpy(zero_copy_only=False)]
 
 
 def _frame(data: pa.Table) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from models.ranking.evaluation import Rules
 from models.ranking.examples import Preprocessing
 from models.ranking.floors import FLOORS, Events
 from models.ranking.scoring import DLRM_KIND, Ranker, build_scorer
+from models.vista.cache import CacheFormat
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -183,8 +184,8 @@ def summary_shape(train: pa.Table) -> tuple[int, int]:
             "No example of the training period has a VISTA summary: materialize vista/user_summaries and "
             "features/training_set, or give the dataset longer histories."
         )
-    tokens = len(present["user_summary_scales"][0].as_py())
-    return tokens, len(present["user_summary"][0].as_py()) // tokens
+    form = CacheFormat.of_version(present[content.SUMMARY.version][0].as_py() or "")
+    return form.shape(len(present["user_summary"][0].as_py()), len(present["user_summary_scales"][0].as_py()))
 
 
 def run(config: Config) -> Result:

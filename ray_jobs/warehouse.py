@@ -190,8 +190,7 @@ class Warehouse:
             raise FileNotFoundError(f"Table {table.name} does not exist yet: materialize the asset {table.name} first.")
         names = columns or [c.name for c in table.columns]
         schema = pa.schema([(c.name, c.type) for n in names for c in table.columns if c.name == n])
-        files = pafs.SubTreeFileSystem(*reversed(filesystem_at(self.uri(table), self.storage_options)))
-        found = self._open(table).to_pyarrow_dataset(filesystem=files)
+        found = self.dataset(table)
         kept: list[pa.RecordBatch] = []
         waiting = 0
         for batch in found.to_batches(columns=names, filter=filters, batch_size=min(num_rows, 131_072)):
@@ -205,6 +204,22 @@ class Warehouse:
                     kept, waiting = [], 0
         if waiting:
             yield pa.Table.from_batches(kept).select(names).cast(schema)
+
+    def dataset(self, table: Table) -> Any:
+        """The table as a PyArrow dataset, which knows the statistics of its files."""
+        files = pafs.SubTreeFileSystem(*reversed(filesystem_at(self.uri(table), self.storage_options)))
+        return self._open(table).to_pyarrow_dataset(filesystem=files)
+
+    def files(self, table: Table) -> list[dict[str, Any]]:
+        """Files of the table as it stands: ``path`` and ``rows`` of each, and its partition's columns.
+
+        A file never changes, so that equal files are equal rows.
+        """
+        found = pa.table(self._open(table).get_add_actions(flatten=True)).to_pylist()
+        return [
+            {"path": f["path"], "rows": f["num_records"]} | {c: f[f"partition.{c}"] for c in table.partition_by}
+            for f in found
+        ]
 
     def num_rows(self, table: Table) -> int:
         """Rows in the table, from file statistics."""
@@ -239,7 +254,14 @@ class Warehouse:
         return Written(version, data.num_rows, committed=True)
 
     def write_batches(
-        self, table: Table, parts: Iterable[pa.Table], version: str, replace_where: str | None = None
+        self,
+        table: Table,
+        parts: Iterable[pa.Table],
+        version: str,
+        replace_where: str | None = None,
+        *,
+        row_group_rows: int | None = None,
+        again: bool = False,
     ) -> Written:
         """Replaces a table, or a part of it, by rows that are made one after the other, in one atomic commit.
 
@@ -251,10 +273,12 @@ class Warehouse:
             parts: The rows of the new content, of the table's schema.
             version: Identity of the table's content after the write.
             replace_where: SQL predicate of the part that they replace, e.g. ``day >= '2026-01-01'``.
+            row_group_rows: Rows of a row group, for tables of which little is read at once.
+            again: Write the same rows anew, in another layout, though the table holds ``version``.
         """
-        from deltalake import CommitProperties, write_deltalake
+        from deltalake import CommitProperties, WriterProperties, write_deltalake
 
-        if self.version(table) == version:
+        if self.version(table) == version and not again:
             return Written(version, self.num_rows(table), committed=False)
         num_rows, failed = 0, None
         partly = replace_where is not None and self.exists(table)
@@ -282,6 +306,7 @@ class Warehouse:
                     schema_mode=None if partly else "overwrite",
                     partition_by=list(table.partition_by) or None,
                     storage_options=self.storage_options or None,
+                    writer_properties=WriterProperties(max_row_group_size=row_group_rows) if row_group_rows else None,
                     commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
                 )
         except Exception:

@@ -7,13 +7,19 @@ import pyarrow.compute as pc
 
 from assets.quality import Expect, table_checks
 from assets.resources import Tables
+from models.vista.cache import CacheFormat
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES, VISTA_MODELS
 
 FLOOR = 0.5
-# A token of width D that is rounded to 127 levels loses about 1/440 of its largest value: below 1% as a rule.
-MAX_MEAN_ERROR, MAX_ERROR = 0.02, 0.1
-MAX_LOGIT_CHANGE = 0.1
+# By precision: mean and largest error of a token relative to its length, largest change of a logit. A token that is
+# rounded to 127 levels loses about 1/440 of its largest value: below 1% as a rule; to 7 levels, 18 times as much.
+BOUNDS = {
+    "int8": (0.02, 0.1, 0.1),
+    "int4": (0.25, 0.6, 2.0),
+    "fp16": (0.001, 0.005, 0.01),
+    "fp32": (1e-6, 1e-6, 1e-4),
+}
 SAMPLE = 5
 ROWS_AT_ONCE = 65_536
 
@@ -74,23 +80,21 @@ def model_is_above_the_floor(tables: Tables) -> dg.AssetCheckResult:
     asset=SUMMARIES,
     name="quantisation_error",
     blocking=True,
-    description="Rounding to int8 changes neither tokens nor logits by more than their bounds.",
+    description="Rounding changes neither tokens nor logits by more than their bounds.",
 )
 def summaries_are_faithful(tables: Tables) -> dg.AssetCheckResult:
     """Reads what the export measured of every token against its exact value."""
     from ray_jobs.vista_export import read_statistics
 
     found = read_statistics(tables.artifacts(), tables.version(USER_SUMMARIES))
-    bounds = {
-        "relative_error_mean": MAX_MEAN_ERROR,
-        "relative_error_max": MAX_ERROR,
-        "logit_error_max": MAX_LOGIT_CHANGE,
-    }
+    limits = BOUNDS[CacheFormat.of_version(found.content_version).precision]
+    bounds = dict(zip(("relative_error_mean", "relative_error_max", "logit_error_max"), limits, strict=True))
     broken = {name: getattr(found, name) for name, bound in bounds.items() if getattr(found, name) > bound}
     return dg.AssetCheckResult(
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"The cache is too coarse: {broken} above {bounds}; widen the cache or lower the scales."
+        description=f"The cache is too coarse: {broken} above {bounds}; export it with a finer `precision` or more "
+        "`scales_per_token`."
         if broken
         else None,
         metadata={name: getattr(found, name) for name in [*bounds, "logit_error_mean"]}
@@ -105,16 +109,19 @@ def summaries_are_faithful(tables: Tables) -> dg.AssetCheckResult:
     description="Every summary has the size of its model's, and every scale is finite.",
 )
 def values_are_whole(tables: Tables) -> dg.AssetCheckResult:
-    """Sizes by the model's row; scales finite and not negative."""
+    """Sizes by the model's row and the format; scales finite and not negative."""
     model = tables.read(VISTA_MODELS, ["num_tokens", "width"]).to_pylist()[0]
+    num_tokens, width = model["num_tokens"], model["width"]
     parts = []
     # In parts: all summaries at once are the largest thing that the platform keeps.
-    for data in tables.warehouse().batches(USER_SUMMARIES, ["summary", "scales"], num_rows=ROWS_AT_ONCE):
+    columns = ["summary", "scales", "summary_version"]
+    for data in tables.warehouse().batches(USER_SUMMARIES, columns, num_rows=ROWS_AT_ONCE):
+        form = CacheFormat.of_version(data["summary_version"][0].as_py())
         sizes = pc.binary_length(data["summary"]).to_numpy()
         counts = pc.list_value_length(data["scales"]).to_numpy()
         values = pc.list_flatten(data["scales"]).to_numpy()
         owner = np.repeat(np.arange(len(counts)), counts)
-        wrong = (sizes != model["num_tokens"] * model["width"]) | (counts != model["num_tokens"])
+        wrong = (sizes != form.row_bytes(num_tokens, width)) | (counts != num_tokens * form.scales)
         wrong[owner[~(np.isfinite(values) & (values >= 0))]] = True
         parts.append(wrong)
     bad = np.concatenate([np.zeros(0, bool), *parts])

@@ -22,15 +22,14 @@ def parts(length: int, seed: int = 0) -> Iterator[History]:
 
 def whole(length: int, seed: int = 0) -> History:
     """The same history in one."""
-
-    def joined(*tensors: torch.Tensor) -> torch.Tensor:
-        return torch.cat(tensors, dim=1)
-
     made = list(parts(length, seed))
     return History(
-        Items(joined(*(h.items.ids for h in made)), joined(*(h.items.codes for h in made))),
-        *(joined(*(h[at] for h in made)) for at in range(1, 5)),
-        sum(h.lengths_B for h in made),
+        Items(torch.cat([h.items.ids for h in made], 1), torch.cat([h.items.codes for h in made], 1)),
+        torch.cat([h.actions_BL for h in made], 1),
+        torch.cat([h.values_BL for h in made], 1),
+        torch.cat([h.gaps_BL for h in made], 1),
+        torch.cat([h.times_BL for h in made], 1),
+        torch.tensor([length]),
     )
 
 

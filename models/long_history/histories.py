@@ -71,13 +71,33 @@ class Snapshots(NamedTuple):
 
     Attributes:
         users: User of each.
-        stops: End of its history, exclusive; never inside of a tie in time.
+        stops: End of its history, exclusive, as a place in the events; never inside of a tie in time.
+        seen: Events of the user until there.
         latest: Whether it is the user's last.
+        regular: Whether it is due after a number of events, and not only because there are no more.
     """
 
     users: np.ndarray
     stops: np.ndarray
+    seen: np.ndarray
     latest: np.ndarray
+    regular: np.ndarray
+
+
+class Held(NamedTuple):
+    """Which events of some users' histories are held, as positions in these.
+
+    Attributes:
+        firsts: Position of the first event that is held.
+        starts: First position after which snapshots are wanted.
+        stops: End of these, exclusive.
+        totals: Events of the whole history.
+    """
+
+    firsts: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    totals: np.ndarray
 
 
 def offsets_of(sorted_users: np.ndarray, num_users: int) -> np.ndarray:
@@ -130,22 +150,38 @@ def cut_blocks(
     return Blocks(starts, stops, history_starts, history_stops)
 
 
-def cut_snapshots(events: Events, every: int) -> Snapshots:
-    """A snapshot of each user after every ``every`` events and after the last, moved to the end of its tie."""
+def cut_snapshots(events: Events, every: int, held: Held | None = None) -> Snapshots:
+    """A snapshot of each user after every ``every`` events and after the last, moved to the end of its tie.
+
+    Args:
+        events: Events of some users: whole histories, or windows of them that end with a tie or with the history.
+        every: Events between two snapshots.
+        held: What of their histories the events are; all by default.
+    """
     counts = np.diff(events.offsets)
-    num_cuts = -(-counts // every)
+    if held is None:
+        held = Held(np.zeros_like(counts), np.zeros_like(counts), counts, counts)
+    # A snapshot belongs to the window that has the event after which it is due.
+    first = held.starts // every + 1
+    num_cuts = np.maximum(held.stops // every - held.starts // every, 0)
     users = np.repeat(np.arange(len(counts)), num_cuts)
-    nth = np.arange(len(users)) - np.repeat(np.cumsum(num_cuts) - num_cuts, num_cuts) + 1
-    last_seen = events.offsets[users] + np.minimum(nth * every, counts[users]) - 1
+    nth = np.arange(len(users)) - np.repeat(np.cumsum(num_cuts) - num_cuts, num_cuts)
+    due = (first[users] + nth) * every - 1
+    ending = np.flatnonzero((held.stops == held.totals) & (held.stops > held.starts))
+    users, due = np.append(users, ending), np.append(due, held.totals[ending] - 1)
+    regular = np.arange(len(users)) < len(users) - len(ending)
     owner = np.repeat(np.arange(len(counts)), counts)
     new = np.ones(len(owner), bool)
     new[1:] = (np.diff(owner) != 0) | (np.diff(events.times) != 0)
     ends = np.append(np.flatnonzero(new), len(owner))
     run = np.cumsum(new) - 1
-    stops = ends[run[last_seen] + 1] if len(users) else np.zeros(0, np.int64)
-    stops, first = np.unique(stops, return_index=True)
-    users = users[first]
-    return Snapshots(users, stops, stops == events.offsets[users + 1])
+    places = events.offsets[users] + due - held.firsts[users]
+    stops = ends[run[places] + 1] if len(users) else np.zeros(0, np.int64)
+    # Regular ones come first, so that of two at the same place they are the one that counts.
+    stops, chosen = np.unique(stops, return_index=True)
+    users = users[chosen]
+    seen = held.firsts[users] + stops - events.offsets[users]
+    return Snapshots(users, stops, seen, seen == held.totals[users], regular[chosen])
 
 
 def windows(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.ranking.content import SUMMARY, TOKENS, require_content
+from models.vista.cache import CacheFormat, Quantised, restore, unpack
 
 UNKNOWN = 0
 COUNTS = ("item_num_events", "item_num_likes", "user_num_events", "user_num_likes")
@@ -32,7 +33,7 @@ class Examples(NamedTuple):
         recent_NL: The user's last items before the moment, newest first.
         liked_NL: 1 liked, -1 not liked, 0 no item.
         tokens_NT: Caption tokens of the item, plus 1.
-        summary_NKW: VISTA summary tokens, int8.
+        summary_NKW: VISTA summary tokens as they are stored (int8 for int8 and int4, else floats).
         scales_NK: Their scales; all 0 where the user has no summary.
         crosses_NC: Crosses of tokens, once somebody made them (`models.ranking.crosses`); C = 0 before.
     """
@@ -222,23 +223,27 @@ class Preprocessing:
 
     def _summaries(self, data: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         num, (k, w) = data.num_rows, self.summary_shape
-        summary, scales = np.zeros((num, k, w), np.int8), np.zeros((num, k), np.float32)
+        form = CacheFormat.of_version(self.content_versions.get(SUMMARY.version, ""))
+        scales = np.zeros((num, k), np.float32)
         if not k or not _has(data, "user_summary"):
-            return summary, scales
+            return np.zeros((num, k, w), np.int8), scales
         column = data["user_summary"]
         sizes = np.asarray(pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False))
-        wrong = (sizes != 0) & (sizes != k * w)
+        wrong = (sizes != 0) & (sizes != form.row_bytes(k, w))
         if wrong.any():
             raise ValueError(
-                f"A user summary has {sizes[wrong][0]} bytes, not {k} tokens x {w} values: "
+                f"A user summary has {sizes[wrong][0]} bytes, not {k} tokens x {w} values in {form.name}: "
                 "materialize vista/user_summaries and features/training_set again."
             )
         rows = np.flatnonzero(sizes)
-        if len(rows):
-            whole = b"".join(v for v in column.to_pylist() if v)
-            summary[rows] = np.frombuffer(whole, np.int8).reshape(-1, k, w)
-            scales[:] = padded(data["user_summary_scales"], k, np.float32)
-            scales[sizes == 0] = 0
+        whole = np.frombuffer(b"".join(v for v in column.to_pylist() if v), np.uint8)
+        values = unpack(whole, len(rows), k, w, form)
+        found = padded(data["user_summary_scales"], k * form.scales, np.float32)[rows].reshape(-1, k, form.scales)
+        if form.scales > 1:
+            # Networks read one scale a token: several go into the values. A token of zeros is a token, too.
+            values, found = restore(Quantised(values, found)), np.ones((len(rows), k, 1), np.float32)
+        summary = np.zeros((num, k, w), values.dtype)
+        summary[rows], scales[rows] = values, found[..., 0]
         return summary, scales
 
 

@@ -5,7 +5,7 @@ D width (H x E), V values of a state.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -93,6 +93,10 @@ class CausalSummarizer(nn.Module):
         )
         self.norm = nn.RMSNorm(width)
 
+    @property
+    def _layers(self) -> list[CausalLinearBlock]:
+        return cast(list[CausalLinearBlock], list(self.blocks))
+
     def embed(self, history: History, items_BLD: Tensor) -> Tensor:
         """History tokens, B x L x D."""
         return self.dropout(self.events(history, items_BLD))
@@ -100,7 +104,7 @@ class CausalSummarizer(nn.Module):
     def extend(self, state: CausalState, tokens_BLD: Tensor, valid_BL: Tensor) -> CausalState:
         """The state after these tokens."""
         means = []
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self._layers):
             last = number + 1 == len(self.blocks)
             mean_BHEE = state.means_BNHEE[:, number]
             tokens_BLD, mean_BHEE = block.advance(tokens_BLD, valid_BL, mean_BHEE, state.count_B, last)
@@ -110,7 +114,7 @@ class CausalSummarizer(nn.Module):
     def read(self, state: CausalState) -> Tensor:
         """Summary tokens, B x K x D."""
         x_BKD = self.seeds_KD + self.length(log_bucket(state.count_B))[:, None]
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self._layers):
             x_BKD = block.look(x_BKD, state.means_BNHEE[:, number])
         return self.norm(x_BKD)
 

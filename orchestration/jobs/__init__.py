@@ -11,12 +11,13 @@ from orchestration.jobs.distil_personas import distil_personas
 from orchestration.jobs.forget_user import forget_user
 from orchestration.jobs.promote_model import promote_model
 from orchestration.jobs.quarantine import export_quarantine_job, replay_quarantine_job
-from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, rematerialize_failed
+from orchestration.jobs.refresh import rebuild_clusters, refresh_daily, refresh_summaries, rematerialize_failed
 from orchestration.jobs.refresh_personas import refresh_personas
 from orchestration.jobs.rollback_model import rollback_model
 
 JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     refresh_daily,
+    refresh_summaries,
     rematerialize_failed,
     rebuild_clusters,
     export_quarantine_job,

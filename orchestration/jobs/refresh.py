@@ -1,4 +1,4 @@
-"""Jobs that make data again: `refresh_daily`, `rebuild_clusters` and `rematerialize_failed`."""
+"""Jobs that make data again: `refresh_daily`, `refresh_summaries`, `rebuild_clusters` and `rematerialize_failed`."""
 
 import dagster as dg
 import pydantic
@@ -11,6 +11,15 @@ refresh_daily = dg.define_asset_job(
     selection=ROUTINE,
     description="Takes in one day of events and refreshes everything that follows from it. What has not changed is "
     "verified and costs nothing. Pick the day as partition.",
+    tags={"intent": "refresh", "dagster/max_runtime": "14400"},
+)
+
+refresh_summaries = dg.define_asset_job(
+    "refresh_summaries",
+    selection=dg.AssetSelection.assets(["vista", "user_summaries"], ["features", "online_store"]),
+    config={"ops": {"vista__user_summaries": {"config": {"incremental": True}}}},
+    description="Brings VISTA's summaries up to date by new events alone, in the table and online. Users without new "
+    "events cost nothing; the result is that of a whole export.",
     tags={"intent": "refresh", "dagster/max_runtime": "14400"},
 )
 

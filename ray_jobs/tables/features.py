@@ -63,7 +63,7 @@ TRAINING_SET = Table(
             nullable=True,
         ),
         Column("user_recent_labels", pa.list_(pa.int32()), "Their labels.", nullable=True),
-        Column("user_summary", pa.binary(), "VISTA summary tokens (int8).", nullable=True),
+        Column("user_summary", pa.binary(), "VISTA summary tokens as they are stored.", nullable=True),
         Column("user_summary_scales", pa.list_(pa.float32()), "Their scales.", nullable=True),
         Column("user_summary_version", pa.string(), "Content version of the summary.", nullable=True),
         CREATED,

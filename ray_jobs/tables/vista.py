@@ -30,16 +30,75 @@ VISTA_MODELS = Table(
     primary_key=("model_version",),
 )
 
+USER_HISTORIES = Table(
+    "vista/user_histories",
+    "one event in its user's history, laid out so that a window of a history is found without reading the rest",
+    (
+        Column("bucket", pa.int32(), "Bucket of the user, by a digest of the id; the partition."),
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("position", pa.int64(), "Place in the history, from 0: by time, then input order."),
+        Column("item_id", pa.string(), "Item."),
+        Column("timestamp", TIMESTAMP, "When it happened (UTC)."),
+        Column("action", pa.string(), "What the user did."),
+        Column("value", pa.float64(), "Strength; null where the action has none.", nullable=True),
+        Column("day", pa.string(), "UTC day of the event; what is replaced when a day changes."),
+    ),
+    primary_key=("user_id", "position"),
+    partition_by=("bucket",),
+)
+
+USER_HISTORY_INDEX = Table(
+    "vista/user_history_index",
+    "one user's history in `vista/user_histories`",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("bucket", pa.int32(), "Bucket of the user."),
+        Column("num_events", pa.int64(), "Events of the history."),
+        Column("digest", pa.int64(), "Sum of the events' digests; another one: the history changed."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+)
+
+USER_STATES = Table(
+    "vista/user_states",
+    "what is remembered of one user's history, so that a refresh goes on with new events",
+    (
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("bucket", pa.int32(), "Bucket of the user, as in `vista/user_histories`; the partition."),
+        Column("state", pa.binary(), "State of an incremental model; empty for a model that has none."),
+        Column("num_events", pa.int64(), "Events that it has seen."),
+        Column("digest", pa.int64(), "Sum of their digests, as in `vista/user_history_index`."),
+        Column(
+            "is_regular", pa.bool_(), "Whether the latest summary is due anyway, not only as there are no more events."
+        ),
+        Column("state_version", pa.string(), "Version of the summaries that it gives, and of its bytes."),
+        Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
+        CREATED,
+    ),
+    primary_key=("user_id",),
+    partition_by=("bucket",),
+)
+
 USER_SUMMARIES = Table(
     "vista/user_summaries",
     "one user's history up to one event, as summary tokens",
     (
         Column("user_id", pa.string(), "User.", pii=True),
         Column("num_events", pa.int64(), "Events that the user had by then; the summary saw the newest of them."),
-        Column("summary", pa.binary(), "int8 values, row-major, `num_tokens` x `width`."),
-        Column("scales", pa.list_(pa.float32()), "One scale a token: value = int8 x scale."),
+        Column(
+            "summary",
+            pa.binary(),
+            "Values, row-major, `num_tokens` x `width`; how they are stored ends `summary_version`.",
+        ),
+        Column("scales", pa.list_(pa.float32()), "Scales of each token: value = stored value x scale."),
         Column("is_latest", pa.bool_(), "Whether this is the user's newest summary (the one served online)."),
-        Column("summary_version", pa.string(), "Content version: the model that made it and the cache's format."),
+        Column(
+            "summary_version",
+            pa.string(),
+            "Content version: the model that made it and the cache's format, e.g. `.int4x4`; without: int8.",
+        ),
         Column("event_timestamp", TIMESTAMP, "Time of the last event seen, plus one microsecond."),
         CREATED,
     ),

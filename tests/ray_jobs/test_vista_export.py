@@ -1,7 +1,6 @@
 """The export: every user and moment, resumable by shard, one commit, faithful to the model."""
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -10,10 +9,12 @@ from models.long_history.histories import history_batch
 from models.vista.cache import dequantise
 from ray_jobs import vista_export
 from ray_jobs.checkpoints import CONSTRUCTOR, model_name
-from ray_jobs.history_data import bucket_of, catalogue_of, encode_events, known_items, read_codes, read_events
+from ray_jobs.history_data import catalogue_of, encode_events, known_items, read_codes, read_events
+from ray_jobs.history_intake import sync
+from ray_jobs.summary_shards import CACHE_FORMAT, SHARD, Summarise, content_version, shard_name
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES
-from ray_jobs.vista_export import Summarise, content_version, read_statistics, shard_name
+from ray_jobs.vista_export import read_statistics
 from ray_jobs.vista_training import load_vista, run
 from tests.factories import seed_interactions
 from tests.ray_jobs.test_vista_training import config_of
@@ -34,16 +35,16 @@ def export(tables):
     )
 
 
-def shard_of(export, shard):
-    frame = read_events(export.warehouse, export.raw_interactions)
-    frame = frame.with_columns(shard=pl.Series(bucket_of(frame["user_id"], export.shards)))
-    return frame.filter(pl.col("shard") == shard).to_arrow()
+def make(config, shard, base=None):
+    """Makes one shard, as an actor does."""
+    sync(config.warehouse, config.artifacts, config.raw_interactions)
+    return Summarise(config, base)(pa.table({"shard": [shard]}))
 
 
 def test_one_shard_holds_what_the_model_says(export):
-    out = Summarise(export)(shard_of(export, 1))
+    out = make(export, 1)
     with export.artifacts.local(shard_name(export, 1)) as local:
-        rows = pa.parquet.read_table(local / vista_export.SHARD)
+        rows = pa.parquet.read_table(local / SHARD)
     assert out["snapshots"][0].as_py() == rows.num_rows
     loaded = load_vista(export.artifacts, export.model)
     frame = read_events(export.warehouse, export.raw_interactions)
@@ -69,8 +70,8 @@ def test_one_shard_holds_what_the_model_says(export):
 
 @pytest.mark.ray
 def test_a_killed_export_resumes_at_the_next_shard(export, ray_cluster):
-    Summarise(export)(shard_of(export, 0))
-    Summarise(export)(shard_of(export, 2))
+    make(export, 0)
+    make(export, 2)
     done = vista_export.run(export)
     assert (done.shards_kept, done.shards_run, done.committed) == (2, 2, True)
     rows = export.warehouse.read(USER_SUMMARIES, expect_version="v1")
@@ -86,9 +87,9 @@ def test_a_killed_export_resumes_at_the_next_shard(export, ray_cluster):
 
 def test_summaries_are_of_the_model_and_not_of_the_events(export, tables, monkeypatch):
     def versions(config):
-        Summarise(config)(shard_of(config, 1))
+        make(config, 1)
         with config.artifacts.local(shard_name(config, 1)) as local:
-            rows = pa.parquet.read_table(local / vista_export.SHARD)
+            rows = pa.parquet.read_table(local / SHARD)
         return rows.num_rows, set(rows["summary_version"].to_pylist())
 
     num_rows, before = versions(export)
@@ -104,11 +105,11 @@ def test_summaries_are_of_the_model_and_not_of_the_events(export, tables, monkey
         (folder / CONSTRUCTOR).write_text((folder / CONSTRUCTOR).read_text() + " ")
         export.artifacts.put(folder, model_name(export.model))
     damaged = content_version(export.artifacts, export.model)
-    monkeypatch.setitem(vista_export.CACHE_FORMAT, "levels", 7)
+    monkeypatch.setitem(CACHE_FORMAT, "levels", 7)
     assert len({*before, damaged, content_version(export.artifacts, export.model)}) == 3
 
 
 def test_readers_see_the_former_version_until_the_commit(export):
     former = export.warehouse.read(USER_SUMMARIES).num_rows if export.warehouse.exists(USER_SUMMARIES) else None
-    Summarise(export)(shard_of(export, 0))
+    make(export, 0)
     assert former is None and not export.warehouse.exists(USER_SUMMARIES)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from models.ranking.examples import ITEM_RATE, Preprocessing, index_of, padded, token_matrix
+from models.vista.cache import CacheFormat, quantise, restore, to_arrow
 
 VERSIONS = {"item_token_version": "t1", "user_summary_version": "s1"}
 
@@ -101,3 +102,22 @@ def test_preprocessing_survives_json():
 
     p = fitted()
     assert Preprocessing.from_json(json.loads(json.dumps(dataclasses.asdict(p)))) == p
+
+
+@pytest.mark.parametrize(
+    "form", [CacheFormat("int4"), CacheFormat("int8", 2), CacheFormat("fp16")], ids=lambda f: f.name
+)
+def test_summaries_of_every_format_are_read(form):
+    tokens = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    tokens[1, 2] = 0
+    stored = quantise(tokens, form)
+    summaries, scales = (pa.concat_arrays([pa.nulls(1, c.type), *c.chunks]) for c in to_arrow(stored, form))
+    version = form.versioned("s1")
+    said = {"user_summary": summaries, "user_summary_scales": scales, "user_summary_version": [None, version, version]}
+    reader = fitted(summary_shape=(3, 4), content_versions=VERSIONS | {"user_summary_version": version})
+    x = reader.transform(rows(**said))
+    read = x.summary_NKW.astype(np.float32) * x.scales_NK[..., None]
+    np.testing.assert_allclose(read[1:], restore(stored), rtol=1e-6)
+    assert not read[0].any() and (x.scales_NK == 0).all(1).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="version s1 and is given version"):
+        fitted(summary_shape=(3, 4)).transform(rows(**said))
