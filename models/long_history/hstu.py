@@ -34,7 +34,7 @@ class HstuConfig(HistoryModelConfig):
     """
 
     max_distance: int = 1024
-    micro_batch: int = 64
+    micro_batch: int = 256
     tile: int = 512
 
 
@@ -153,7 +153,7 @@ class Hstu(NextItemModel):
         for place, layer in enumerate(self._stack()):
             gate, values, queries, keys = layer.project(x_BCD)
             kept = encoding.keys_BYHLE[:, place], encoding.values_BYHLE[:, place]
-            read_BHCE = sum_over_keys(queries, *kept, biases[place], 8 * self.config.tile)
+            read_BHCE = sum_over_keys(queries, *kept, biases[place], 2 * self.config.tile)
             own_BHC1 = F.silu((queries * keys).sum(-1, keepdim=True) + layer.bias.own())
             x_BCD = layer.mix(x_BCD, (read_BHCE + own_BHC1 * values) / seen_B111, gate)
         return self.head(x_BCD).squeeze(-1)

@@ -31,7 +31,7 @@ from models.long_history.recent import last_of, newest_events, split_newest
 USER, SEQUENCE, REAL_TIME, CANDIDATE = range(4)
 """Domains of tokens; each has a normalisation of its own."""
 USER_TOKENS = 2
-KEYS_AT_ONCE = 4096
+KEYS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MtgrConfig(HistoryModelConfig):
     num_crosses: int = 0
     sequence_events: int = 1000
     realtime_events: int = 16
-    micro_batch: int = 64
+    micro_batch: int = 256
 
 
 class MtgrEncoding(NamedTuple):

@@ -135,16 +135,17 @@ def causal_attention(q_BHNE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, bias: Relat
         tiles: The tiles of the rows and keys.
     """
     read: list[Tensor] = []
+    wide = _wide(q_BHNE)
     for tile in tiles:
         (first, end), (start, stop) = tile.rows, tile.keys
         scores = q_BHNE[:, :, first:end] @ k_BHNE[:, :, start:stop].transpose(-1, -2)
         weights = F.silu(scores.add_(bias.tile(tile)[:, None]))
         part = (weights.tril() if first == start else weights) @ v_BHNE[:, :, start:stop]
         if start == 0:
-            read.append(part)
+            read.append(part.to(wide))
         else:
             read[-1] = read[-1] + part
-    counts_N = torch.arange(1, q_BHNE.shape[2] + 1, device=q_BHNE.device, dtype=q_BHNE.dtype)
+    counts_N = torch.arange(1, q_BHNE.shape[2] + 1, device=q_BHNE.device, dtype=wide)
     return torch.cat(read, dim=2) / counts_N[:, None]
 
 
@@ -160,7 +161,7 @@ def sum_over_keys(q_BHCE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, bias_BN: Tenso
         bias_BN: Bias of each key, the same for all rows.
         tile: Most keys at once.
     """
-    read = torch.zeros_like(q_BHCE)
+    read = torch.zeros_like(q_BHCE, dtype=_wide(q_BHCE))
     for start in range(0, k_BHNE.shape[2], tile):
         keys = slice(start, start + tile)
         scores = q_BHCE @ k_BHNE[:, :, keys].transpose(-1, -2)
@@ -168,3 +169,8 @@ def sum_over_keys(q_BHCE: Tensor, k_BHNE: Tensor, v_BHNE: Tensor, bias_BN: Tenso
             scores = scores.add_(bias_BN[:, None, None, keys])
         read = read + F.silu(scores) @ v_BHNE[:, :, keys]
     return read
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Sums over many keys, and their number, do not fit in half precision."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.long_history.inputs import History, Items
 
 
-def take_events(history: History, places_BW: Tensor, lengths_B: Tensor) -> History:
+def events_at(history: History, places_BW: Tensor, lengths_B: Tensor) -> History:
     """The events at ``places_BW`` of each history, of which the first ``lengths_B`` are real."""
 
     def take(column: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def newest_events(history: History, num: int) -> History:
         return history
     starts_B = (history.lengths_B - num).clamp(min=0)
     places_BW = starts_B[:, None] + torch.arange(num, device=starts_B.device)
-    return take_events(history, places_BW, history.lengths_B.clamp(max=num))
+    return events_at(history, places_BW, history.lengths_B.clamp(max=num))
 
 
 def last_of(x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
@@ -46,4 +46,4 @@ def split_newest(history: History, num: int) -> tuple[History, History]:
     width = max(history.actions_BL.shape[1] - num, 1)
     older_B = (history.lengths_B - num).clamp(min=0)
     places_BW = torch.arange(width, device=older_B.device).expand(len(older_B), -1)
-    return take_events(history, places_BW, older_B), newest_events(history, num)
+    return events_at(history, places_BW, older_B), newest_events(history, num)
