@@ -84,6 +84,18 @@ class QuasiLinearBlock(nn.Module):
         q, k, v = (split_heads(p, self.heads) for p in self.query_key_value(self.norm(x_BND)).chunk(3, dim=-1))
         return self.mixed(x_BND, read_state(q, linear_state(k, v, valid_BN)))
 
+    def written(self, x_BND: Tensor, valid_BN: Tensor) -> LinearState:
+        """What these tokens write; `forward` in two steps, with `given`, where not all tokens are there at once."""
+        width = x_BND.shape[-1]
+        k, v = F.linear(self.norm(x_BND), self.query_key_value.weight[width:]).chunk(2, dim=-1)
+        return linear_state(split_heads(k, self.heads), split_heads(v, self.heads), valid_BN)
+
+    def given(self, x_BND: Tensor, state: LinearState) -> Tensor:
+        """The tokens after this block, given what all tokens have written."""
+        width = x_BND.shape[-1]
+        q = F.linear(self.norm(x_BND), self.query_key_value.weight[:width])
+        return self.mixed(x_BND, read_state(split_heads(q, self.heads), state))
+
     def mixed(self, x_BND: Tensor, read_BHNE: Tensor) -> Tensor:
         """The tokens with what they have read, and their channels mixed."""
         x_BND = x_BND + self.dropout(self.output(merge_heads(self.head_norm(read_BHNE))))

@@ -8,6 +8,7 @@ Shapes: B users, L events, H heads, E width of a head, D width (H x E), G chunks
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,64 +45,103 @@ def total_weight(counts: Tensor, rates_H: Tensor) -> Tensor:
     return torch.where(forgetful_H, torch.expm1(-safe_H * counts) / torch.expm1(-safe_H), counts)
 
 
-def extend_mean(
-    k_BHLE: Tensor, v_BHLE: Tensor, lengths_B: Tensor, rates_H: Tensor, mean_BHEE: Tensor, count_B: Tensor
-) -> Tensor:
+class EventWeights(NamedTuple):
+    """How much of whom each event reads: a function of numbers of events alone, so that layers share it.
+
+    Attributes:
+        normaliser_BHL1: One over the weights of all events up to each.
+        within_HCC: Weight of each event of a chunk (second) for each (first); 0 for later ones.
+        to_end_HC1: Weight of each event of a chunk at the chunk's last event.
+        since_HC1: What an event leaves of the weight that something had before its chunk.
+        before_HGG: What is left of each chunk (second) before the start of each (first); 0 for those not before.
+        started_BHG11: Weight of the memory of older events before each chunk.
+        final_BHL1: Share of each event in the memory after all.
+        new_BH11: Share of all these events in the memory after them.
+    """
+
+    normaliser_BHL1: Tensor
+    within_HCC: Tensor
+    to_end_HC1: Tensor
+    since_HC1: Tensor
+    before_HGG: Tensor
+    started_BHG11: Tensor
+    final_BHL1: Tensor
+    new_BH11: Tensor
+
+
+def weigh(rates_H: Tensor, count_B: Tensor, lengths_B: Tensor, length: int, dtype: torch.dtype) -> EventWeights:
+    """Weights of events that follow others.
+
+    Args:
+        rates_H: Rates of forgetting.
+        count_B: Events that came before.
+        lengths_B: How many follow.
+        length: Places of the padded events, L.
+        dtype: That of the network; weights are computed in float64.
+    """
+    size, device = min(CHUNK, length), rates_H.device
+    places_L = torch.arange(length, device=device)
+    count_B1, lengths_B1 = count_B[:, None], lengths_B[:, None]
+    counts_BN = torch.cat([count_B1, lengths_B1, count_B1 + lengths_B1, count_B1 + 1 + places_L], 1)
+    totals_BHN1 = total_weight(counts_BN, rates_H).to(dtype).transpose(1, 2)[..., None]
+    old_BH11, new_BH11, all_BH11, up_to_BHL1 = totals_BHN1.tensor_split((1, 2, 3), dim=2)
+    all_BH11 = all_BH11.clamp(min=1)
+    # What is left of a weight after 0, 1, 2, ... events.
+    left_HN = torch.exp(-rates_H.double()[:, None] * torch.arange(length + 1, device=device)).to(dtype)
+    places_C, starts_G = places_L[:size], places_L[::size]
+    apart_CC, apart_GG = places_C[:, None] - places_C, starts_G[:, None] - size - starts_G
+    after_BL = lengths_B1 - 1 - places_L
+    return EventWeights(
+        1 / up_to_BHL1,
+        left_HN[:, apart_CC.clamp(min=0)].tril(),
+        left_HN[:, :size].flip(1)[..., None],
+        left_HN[:, 1 : size + 1, None],
+        left_HN[:, apart_GG.clamp(min=0)].tril(-1),
+        (left_HN[:, :-1:size, None] * old_BH11)[..., None],
+        left_HN[:, after_BL.clamp(min=0)].transpose(0, 1)[..., None] / all_BH11,
+        new_BH11 / all_BH11,
+    )
+
+
+def extend_mean(k_BHLE: Tensor, v_BHLE: Tensor, weights: EventWeights, mean_BHEE: Tensor) -> Tensor:
     """The memory after these events, B x H x E x E.
 
     Args:
         k_BHLE: phi of the keys, 0 in the padding.
         v_BHLE: Values.
-        lengths_B: How many of them are events.
-        rates_H: Rates of forgetting.
+        weights: Of the events.
         mean_BHEE: The memory before.
-        count_B: Events that it has seen.
     """
-    after_BL = (lengths_B[:, None] - 1 - torch.arange(k_BHLE.shape[2], device=k_BHLE.device)).clamp(min=0)
-    total_BH = total_weight(count_B + lengths_B, rates_H).clamp(min=1)
-    weights_BHL = torch.exp(-rates_H[:, None] * after_BL[:, None]) / total_BH[..., None]
-    share_BH = total_weight(lengths_B, rates_H) / total_BH
-    new_BHEE = (k_BHLE * weights_BHL[..., None].to(k_BHLE.dtype)).transpose(-1, -2) @ v_BHLE
+    new_BHEE = (k_BHLE * weights.final_BHL1).transpose(-1, -2) @ v_BHLE
     # As a correction: a mean scaled by the rounded share of old events drifts 80 times as far in a million steps.
-    return mean_BHEE + (new_BHEE - mean_BHEE * share_BH[..., None, None].to(mean_BHEE.dtype))
+    return mean_BHEE + (new_BHEE - mean_BHEE * weights.new_BH11)
 
 
-def causal_read(
-    q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, rates_H: Tensor, mean_BHEE: Tensor, count_B: Tensor
-) -> Tensor:
+def causal_read(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, weights: EventWeights, mean_BHEE: Tensor) -> Tensor:
     """What every event reads of the memory that ends with itself, phi(q) mean; B x H x L x E. Linear in L.
 
     Args:
         q_BHLE: phi of the queries.
         k_BHLE: phi of the keys, 0 in the padding, which is at the end.
         v_BHLE: Values.
-        rates_H: Rates of forgetting.
+        weights: Of the events.
         mean_BHEE: The memory before these events.
-        count_B: Events that it has seen.
     """
-    length, dtype, device = q_BHLE.shape[2], q_BHLE.dtype, q_BHLE.device
-    size = min(CHUNK, length)
-    padding = -length % size
-    seen_BL = count_B[:, None] + torch.arange(1, length + 1, device=device)
-    total_BHL = total_weight(seen_BL, rates_H).transpose(1, 2)
-    q_BHLE = q_BHLE / total_BHL[..., None].to(dtype)
-    q, k, v = (F.pad(x, (0, 0, 0, padding)).unflatten(2, (-1, size)) for x in (q_BHLE, k_BHLE, v_BHLE))
-    places_C, chunks_G = torch.arange(size, device=device), torch.arange(q.shape[2], device=device)
-    rates_H11 = rates_H[:, None, None]
-    apart_CC = places_C[:, None] - places_C
-    within_HCC = (torch.exp(-rates_H11 * apart_CC.clamp(min=0)) * (apart_CC >= 0)).to(dtype)
-    read = ((q @ k.transpose(-1, -2)) * within_HCC[:, None]) @ v
-    # The sum of each chunk, those of all chunks before each chunk, and the memory from before the first.
-    to_end_HC = torch.exp(-rates_H[:, None] * (size - 1 - places_C)).to(dtype)
-    sums_BHGEE = (k * to_end_HC[:, None, :, None]).transpose(-1, -2) @ v
-    between_GG = size * (chunks_G[:, None] - 1 - chunks_G)
-    before_HGG = (torch.exp(-rates_H11 * between_GG.clamp(min=0)) * (between_GG >= 0)).to(dtype)
-    started_BHG = torch.exp(-rates_H[:, None] * size * chunks_G) * total_weight(count_B, rates_H)[..., None]
-    before_BHGEE = (before_HGG @ sums_BHGEE.flatten(-2)).unflatten(-1, sums_BHGEE.shape[-2:])
-    before_BHGEE = before_BHGEE + started_BHG[..., None, None].to(dtype) * mean_BHEE[:, :, None]
-    since_HC = torch.exp(-rates_H[:, None] * (places_C + 1)).to(dtype)
-    read = read + (q @ before_BHGEE) * since_HC[:, None, :, None]
+    length, size = q_BHLE.shape[2], weights.within_HCC.shape[-1]
+    q_BHLE = q_BHLE * weights.normaliser_BHL1
+    q, k, v = (_chunks(x, size) for x in (q_BHLE, k_BHLE, v_BHLE))
+    read = ((q @ k.transpose(-1, -2)) * weights.within_HCC[:, None]) @ v
+    sums_BHGEE = (k * weights.to_end_HC1[:, None]).transpose(-1, -2) @ v
+    before_BHGEE = (weights.before_HGG @ sums_BHGEE.flatten(-2)).unflatten(-1, sums_BHGEE.shape[-2:])
+    before_BHGEE = before_BHGEE + weights.started_BHG11 * mean_BHEE[:, :, None]
+    read = read + (q @ before_BHGEE) * weights.since_HC1[:, None]
     return read.flatten(2, 3)[:, :, :length]
+
+
+def _chunks(x_BHLE: Tensor, size: int) -> Tensor:
+    """B x H x G x C x E, the last chunk filled up by zeros."""
+    missing = -x_BHLE.shape[2] % size
+    return (F.pad(x_BHLE, (0, 0, 0, missing)) if missing else x_BHLE).unflatten(2, (-1, size))
 
 
 class CausalLinearBlock(QuasiLinearBlock):
@@ -111,22 +151,16 @@ class CausalLinearBlock(QuasiLinearBlock):
     it, events of a chunk attend to each other by a masked product. Readers that stand after all events keep it.
     """
 
-    rates_H: Tensor
-
-    def __init__(self, width: int, heads: int, hidden: int, half_life: float):
-        super().__init__(width, heads, hidden)
-        self.register_buffer("rates_H", decay_rates(heads, half_life), persistent=False)
-
     def advance(
-        self, x_BLD: Tensor, valid_BL: Tensor, mean_BHEE: Tensor, count_B: Tensor, last: bool
+        self, x_BLD: Tensor, valid_BL: Tensor, weights: EventWeights, mean_BHEE: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
         """The events after this block, and its memory after the events.
 
         Args:
             x_BLD: Events.
             valid_BL: Which are no padding, which is at the end.
+            weights: Of these events.
             mean_BHEE: The memory before them.
-            count_B: Events that it has seen.
             last: Whether nobody reads the events after this block; they are given back as they are then.
         """
         width = x_BLD.shape[-1]
@@ -136,10 +170,10 @@ class CausalLinearBlock(QuasiLinearBlock):
             # Sums over a lifetime are not for half precision.
             k = F.silu(k.to(mean_BHEE.dtype)) * valid_BL[:, None, :, None]
             v = v.to(mean_BHEE.dtype)
-            after_BHEE = extend_mean(k, v, valid_BL.sum(-1), self.rates_H, mean_BHEE, count_B)
+            after_BHEE = extend_mean(k, v, weights, mean_BHEE)
             if last:
                 return x_BLD, after_BHEE
-            read = causal_read(F.silu(q[0].to(mean_BHEE.dtype)), k, v, self.rates_H, mean_BHEE, count_B)
+            read = causal_read(F.silu(q[0].to(mean_BHEE.dtype)), k, v, weights, mean_BHEE)
         return self.mixed(x_BLD, read), after_BHEE
 
     def look(self, x_BND: Tensor, mean_BHEE: Tensor) -> Tensor:

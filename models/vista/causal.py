@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.causal_attention import CausalLinearBlock
+from models.causal_attention import CausalLinearBlock, decay_rates, weigh
 from models.long_history.inputs import (
     LOG_BUCKETS,
     EventEncoder,
@@ -81,6 +81,8 @@ class CausalSummarizer(nn.Module):
     Seeds are no sources, and stand after all events. So a summary is a function of the memory alone.
     """
 
+    rates_H: Tensor
+
     def __init__(self, config: CausalVistaConfig):
         super().__init__()
         width = config.width
@@ -88,9 +90,8 @@ class CausalSummarizer(nn.Module):
         self.length = nn.Embedding(LOG_BUCKETS, width)
         self.seeds_KD = nn.Parameter(torch.randn(config.num_seeds, width))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            CausalLinearBlock(width, config.heads, 2 * width, config.half_life) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(CausalLinearBlock(width, config.heads, 2 * width) for _ in range(config.layers))
+        self.register_buffer("rates_H", decay_rates(config.heads, config.half_life), persistent=False)
         self.norm = nn.RMSNorm(width)
 
     @property
@@ -103,13 +104,15 @@ class CausalSummarizer(nn.Module):
 
     def extend(self, state: CausalState, tokens_BLD: Tensor, valid_BL: Tensor) -> CausalState:
         """The state after these tokens."""
-        means = []
+        means, lengths_B = [], valid_BL.sum(-1)
+        dtype = state.means_BNHEE.dtype
+        weights = weigh(self.rates_H, state.count_B, lengths_B, valid_BL.shape[1], dtype)
         for number, block in enumerate(self._layers):
             last = number + 1 == len(self.blocks)
             mean_BHEE = state.means_BNHEE[:, number]
-            tokens_BLD, mean_BHEE = block.advance(tokens_BLD, valid_BL, mean_BHEE, state.count_B, last)
+            tokens_BLD, mean_BHEE = block.advance(tokens_BLD, valid_BL, weights, mean_BHEE, last)
             means.append(mean_BHEE)
-        return CausalState(torch.stack(means, 1), state.count_B + valid_BL.sum(-1))
+        return CausalState(torch.stack(means, 1), state.count_B + lengths_B)
 
     def read(self, state: CausalState) -> Tensor:
         """Summary tokens, B x K x D."""
