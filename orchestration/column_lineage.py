@@ -190,6 +190,7 @@ SOURCES: dict[str, Sources] = {
     )
     | {"valid_examples": _of(_SPLITS, "split"), "event_timestamp": _of(_EVENTS, "timestamp")},
     "vista/history_models": _each("value low high trial train_seconds verdict", _FITTED),
+    "vista/history_sweeps": _each("value low high cost", _FITTED),
     "vista/user_summaries": _same(_EVENTS, "user_id")
     | _each("summary scales", [*_HISTORY, *_of("vista/summarizer", "artifact")])
     | {

@@ -51,7 +51,7 @@ def tune_cell(training: Training, threads: int) -> dict[str, float]:
         training: The training.
         threads: Threads.
     """
-    _quiet(threads)
+    quiet(threads)
     fitted = train(training)
     # Its checkpoints are of no use any more.
     for name in training.artifacts.names(f"checkpoints/{training.name}"):
@@ -67,7 +67,7 @@ def score_cell(training: Training, at: str, threads: int) -> None:
         at: Name of the artifact.
         threads: Threads.
     """
-    _quiet(threads)
+    quiet(threads)
     task = build_task(training)
     loaded = load_history_model(training.artifacts, training.family, training.name)
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def score_cell(training: Training, at: str, threads: int) -> None:
         "examples_per_second": sum(r["examples"] for r in summary["history"]) / max(summary["seconds"], 1e-9),
         **summary["final_metrics"],
     }
-    _keep(training.artifacts, at, parts, told)
+    keep(training.artifacts, at, parts, told)
 
 
 def score_floor(training: Training, name: str, at: str) -> None:
@@ -96,7 +96,7 @@ def score_floor(training: Training, name: str, at: str) -> None:
     if isinstance(task, NextItemTask):
         floor, targets = fit_floor(name, task.events, task.num_items), task.targets("test")
         ranks = rank_targets(task, lambda rows: floor_scores(floor, task.events, targets, rows), targets)
-        _keep(training.artifacts, at, [Ranks(targets.users, ranks)], {})
+        keep(training.artifacts, at, [Ranks(targets.users, ranks)], {})
         return
     examples = task.examples
     learned, asked = examples.splits == 0, examples.splits == 2
@@ -105,7 +105,7 @@ def score_floor(training: Training, name: str, at: str) -> None:
     base = float(examples.labels[learned].mean())
     rate = ((likes + SMOOTHING * base) / (counts + SMOOTHING))[examples.items[asked]]
     logits = np.log(rate / (1 - rate)).astype(np.float32)
-    _keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked])], {})
+    keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked])], {})
 
 
 def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, float]:
@@ -130,7 +130,7 @@ def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, fl
             "examples_per_second": len(curve) * made.told["num_examples"] / max(made.told["seconds"], 1e-9),
             **{f"valid_{name}": float(each.mean()) for name, each in valid.items()},
         }
-        _keep(training.artifacts, at, [made.test], told)
+        keep(training.artifacts, at, [made.test], told)
     with training.artifacts.local(at) as folder:
         return dict(json.loads((folder / TOLD).read_text(encoding="utf-8")))
 
@@ -164,7 +164,15 @@ def _of_test(task: HistoryTaskOf, model: Any, shuffled: bool) -> Clicks | Ranks:
     return (task.rank if isinstance(task, NextItemTask) else task.predict)(model, "test", shuffled=shuffled)
 
 
-def _keep(artifacts: ArtifactStore, at: str, parts: list[Any], told: dict[str, Any]) -> None:
+def keep(artifacts: ArtifactStore, at: str, parts: list[Any], told: dict[str, Any]) -> None:
+    """Keeps what a model says of the test split, and perhaps its placebo, with what is known of it.
+
+    Args:
+        artifacts: Where it goes.
+        at: Name of the artifact.
+        parts: `Clicks` or `Ranks`.
+        told: What is known.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name, part in zip((SCORES, PLACEBO), parts, strict=False):
             columns = (
@@ -179,7 +187,7 @@ def _keep(artifacts: ArtifactStore, at: str, parts: list[Any], told: dict[str, A
         artifacts.put(Path(folder), at)
 
 
-def _quiet(threads: int) -> None:
+def quiet(threads: int) -> None:
+    """Sets the threads of a training, and silences what each would say of Ray Train's local mode."""
     torch.set_num_threads(threads)
-    # Its notes on local mode would be said by every training.
     logging.getLogger("ray.train").setLevel(logging.WARNING)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import pydantic
 
@@ -216,9 +216,9 @@ def _tune(config: Config, trained: _Counter) -> list[Tuned]:
     for *_, training in cells:
         trained.add(config.artifacts.exists(_model_of(training)))
     note(FOLDER, f"{len(cells)} trials on validation, {trained.found} of them are there")
-    task = _remote(config, tune_cell)
+    task = remote(config, tune_cell)
     calls = [functools.partial(task, training, config.cpus) for *_, training in cells]
-    metrics = _in_order(calls, Progress(FOLDER, len(cells), "trials"))
+    metrics = in_order(calls, Progress(FOLDER, len(cells), "trials"))
     return _judged([(o, family, trial, m[DECIDES[o]]) for (o, family, trial, _), m in zip(cells, metrics, strict=True)])
 
 
@@ -232,9 +232,9 @@ def _tune_peer(config: Config, trained: _Counter) -> list[Tuned]:
         trained.add(found)
     if not all(there):
         make_environment(Path(config.peer_python).parent.parent)
-    task = _remote(config, tune_peer)
+    task = remote(config, tune_peer)
     calls = [functools.partial(task, data, each, config.artifact_of_peer(each)) for each in options]
-    metrics = _in_order(calls, Progress(FOLDER, len(calls), "trials of RecBole's SASRec"))
+    metrics = in_order(calls, Progress(FOLDER, len(calls), "trials of RecBole's SASRec"))
     return _judged(
         [(NEXT_ITEM, PEER, t, m[DECIDES[NEXT_ITEM]]) for t, m in zip(config.peer_grid, metrics, strict=True)]
     )
@@ -264,7 +264,7 @@ def _test(config: Config, chosen: Sequence[Chosen], trained: _Counter) -> dict[t
     ]
     calls: list[Callable[[], Any]] = []
     places: list[tuple[Objective, str, int, str]] = []
-    tune, score, floor, peer = (_remote(config, f) for f in (_train_and_score, score_cell, score_floor, tune_peer))
+    tune, score, floor, peer = (remote(config, f) for f in (_train_and_score, score_cell, score_floor, tune_peer))
     for objective, model, seed, training in cells:
         at = config.artifact_of(training)
         places.append((objective, model, seed, at))
@@ -289,11 +289,11 @@ def _test(config: Config, chosen: Sequence[Chosen], trained: _Counter) -> dict[t
                 trained.add(config.artifacts.exists(at))
             if not config.artifacts.exists(at):
                 calls.append(functools.partial(peer, data, options, at))
-    _in_order(calls, Progress(FOLDER, len(calls), "trainings and scorings"))
-    read = _remote(config, read_cell)
+    in_order(calls, Progress(FOLDER, len(calls), "trainings and scorings"))
+    read = remote(config, read_cell)
     calls = [functools.partial(read, config.artifacts, at, o, config.resamples) for o, _, _, at in places]
     found: dict[tuple[str, str], dict[int, Scored]] = {}
-    scored = _in_order(calls, Progress(f"{FOLDER}: bootstrap", len(calls), "models"))
+    scored = in_order(calls, Progress(f"{FOLDER}: bootstrap", len(calls), "models"))
     for (objective, model, seed, _), each in zip(places, scored, strict=True):
         found.setdefault((objective, model), {})[seed] = each
     return found
@@ -304,15 +304,33 @@ def _train_and_score(training: Training, at: str, threads: int) -> None:
     score_cell(training, at, threads)
 
 
-def _remote(config: Config, function: Callable[..., Any]) -> Callable[..., Any]:
+class Devices(Protocol):
+    """What a task of an experiment gets."""
+
+    @property
+    def cpus(self) -> int:
+        """CPUs."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs."""
+
+
+def remote(config: Devices, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that runs as a Ray task.
+
+    Args:
+        config: What each call gets.
+        function: The function.
+    """
     import ray
 
     made: Any = ray.remote(function).options(num_cpus=config.cpus, num_gpus=config.gpus)
     return made.remote  # type: ignore[no-any-return]
 
 
-def _in_order(calls: Sequence[Callable[[], Any]], progress: Progress) -> list[Any]:
-    """Results of tasks. Whatever ends the caller ends the tasks that it still waits for."""
+def in_order(calls: Sequence[Callable[[], Any]], progress: Progress) -> list[Any]:
+    """Results of tasks, in the order of the calls. Whatever ends the caller ends the tasks that it still waits for."""
     import ray
 
     tasks = [call() for call in calls]

@@ -1,7 +1,7 @@
 """What every training of a long-history model shares, and the objective `click`: which candidates does a user like?"""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -249,16 +249,27 @@ class ClickTask(HistoryTask):
             click + output.auxiliary, int(batch.real_BC.sum()), {"click": click, "reconstruction": output.auxiliary}
         )
 
-    def predict(self, model: torch.nn.Module, split: str, shuffled: bool = False, size: int | None = None) -> Clicks:
+    def predict(
+        self,
+        model: Any,
+        split: str,
+        shuffled: bool = False,
+        missed: int | None = None,
+        through: Callable[[Any], Any] | None = None,
+    ) -> Clicks:
         """What ``model`` says of one split's examples.
 
         Args:
             model: The network.
             split: The split.
             shuffled: Whether every user is given another one's history, as of the same moment: a placebo.
-            size: Most examples that share a history; None: as in training. 1: every history is up to date.
+            missed: Newest events before each example that the model has not seen; None: examples of a block share the
+                history before the first of them, as in training.
+            through: What an encoding goes through before it is used, e.g. a cache.
         """
         blocks, device = self.blocks[split], next(model.parameters()).device
+        if missed is not None:
+            blocks = self.apart(blocks, missed)
         if shuffled:
             blocks = self.shuffle(blocks)
         order = np.argsort(blocks.history_stops - blocks.history_starts, kind="stable")
@@ -268,13 +279,25 @@ class ClickTask(HistoryTask):
                 continue
             batch = self.batch(blocks, chosen)
             moved = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), batch)
-            scores = model(moved.history, moved.candidates).logits_BC.float().cpu()
+            if through is None:
+                scores = model(moved.history, moved.candidates).logits_BC.float().cpu()
+            else:
+                scores = model.score(through(model.encode_history(moved.history)), moved.candidates).float().cpu()
             real = batch.real_BC
             labels.append(batch.labels_BC[real].numpy())
             logits.append(scores[real].numpy())
             owner = torch.from_numpy(self.examples.users[blocks.starts[chosen]])
             users.append(owner[:, None].expand(real.shape)[real].numpy())
         return Clicks(np.concatenate(labels), np.concatenate(logits), np.concatenate(users))
+
+    def apart(self, blocks: Blocks, missed: int) -> Blocks:
+        """Every example of ``blocks`` alone, with the history before it but for the newest ``missed`` events."""
+        places = np.concatenate([np.zeros(0, np.int64), *map(np.arange, blocks.starts, blocks.stops)])
+        users = self.examples.users[places]
+        stops = events_before(self.events, users, self.examples.times[places])
+        first = self.events.offsets[users]
+        stops = np.maximum(stops - missed, first)
+        return Blocks(places, places + 1, np.maximum(first, stops - self.config.history_events), stops)
 
     def shuffle(self, blocks: Blocks) -> Blocks:
         """Blocks with the histories of other users, each as of the block's moment."""

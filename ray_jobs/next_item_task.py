@@ -1,7 +1,7 @@
 """The objective `next_item`: which item comes next, judged by leave-one-out with full ranking."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -35,7 +35,7 @@ USERS_AT_ONCE = 128
 TRAIN, VALID = SPLIT_NAMES[:2]
 
 
-class NextItemConfig(HistoryConfig):
+class NextItemConfig(HistoryConfig, Protocol):
     """What the task reads of a job's config beside that."""
 
     @property

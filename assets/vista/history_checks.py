@@ -8,7 +8,8 @@ from assets.quality import Expect, table_checks
 from assets.resources import Tables
 from assets.vista.history_models import MODELS, OBJECTIVES
 from assets.vista.history_report import FLOORS, SHUFFLED
-from ray_jobs.tables.vista import HISTORY_MODELS
+from assets.vista.history_sweeps import SWEEPS
+from ray_jobs.tables.vista import HISTORY_MODELS, HISTORY_SWEEPS
 
 DECIDES = {"next_item": "ndcg_at_10", "click": "auc"}
 PEER = "recbole_sasrec"
@@ -21,6 +22,17 @@ history_models_checks = table_checks(
     semantic=[
         Expect("ColumnValuesToBeInSet", column="objective", value_set=list(OBJECTIVES)),
         Expect("ColumnValuesToBeInSet", column="model", value_set=KNOWN),
+        Expect("ColumnValuesToBeBetween", column="num_seeds", min_value=1),
+        Expect("ColumnPairValuesAToBeGreaterThanB", column_A="high", column_B="low", or_equal=True),
+    ],
+)
+
+history_sweeps_checks = table_checks(
+    HISTORY_SWEEPS,
+    min_rows=1,
+    semantic=[
+        Expect("ColumnValuesToBeInSet", column="sweep", value_set=list(SWEEPS)),
+        Expect("ColumnValuesToBeBetween", column="cost", min_value=0),
         Expect("ColumnValuesToBeBetween", column="num_seeds", min_value=1),
         Expect("ColumnPairValuesAToBeGreaterThanB", column_A="high", column_B="low", or_equal=True),
     ],

@@ -9,7 +9,7 @@ import dagster as dg
 from assets.resources import Tables, Tracking
 from assets.run_inputs import TIE_RULE, log_dataset, partition_tag
 from assets.source_revision import source_revision
-from assets.vista import history_report
+from assets.vista import history_report, sweep_report
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
 EXPERIMENT = "history_models"
@@ -41,13 +41,9 @@ def log_comparison(
     """
     mlflow = tracking.connect(EXPERIMENT)
     client = mlflow.MlflowClient()
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    done = client.search_runs(
-        [experiment.experiment_id],
-        f"tags.comparison_version = '{version}' and tags.role = 'parent' and attributes.status = 'FINISHED'",
-    )
-    if done:
-        return tracking.run_url(experiment.experiment_id, done[0].info.run_id)
+    known = _finished(mlflow, client, tracking, version, "parent")
+    if known:
+        return known
     said = "\n".join(f"- {line}" for line in history_report.verdicts(lines)) or "- nothing to compare"
     with tracking.run(
         context,
@@ -77,6 +73,68 @@ def log_comparison(
                 "verdicts.md": said.encode(),
             }.items():
                 (Path(folder) / name).write_bytes(content)
+            mlflow.log_artifacts(folder)
+        return tracking.run_url(run.info.experiment_id, run.info.run_id)
+
+
+def _finished(mlflow: Any, client: Any, tracking: Tracking, version: str, role: str) -> str:
+    """Address of a finished run of this version; empty if there is none."""
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT).experiment_id
+    asked = f"tags.comparison_version = '{version}' and tags.role = '{role}' and attributes.status = 'FINISHED'"
+    done = client.search_runs([experiment], asked)
+    return tracking.run_url(experiment, done[0].info.run_id) if done else ""
+
+
+def log_sweeps(
+    context: dg.AssetExecutionContext,
+    tracking: Tracking,
+    tables: Tables,
+    version: str,
+    params: dict[str, Any],
+    lines: list[dict[str, Any]],
+) -> str:
+    """Logs the sweeps, unless that was already done for this version: a metric a sweep, its points as steps.
+
+    Args:
+        context: The step's context.
+        tracking: MLflow.
+        tables: The warehouse.
+        version: Version of the table.
+        params: Parameters of the run.
+        lines: Rows of the table.
+
+    Returns:
+        Address of the run.
+    """
+    mlflow = tracking.connect(EXPERIMENT)
+    client = mlflow.MlflowClient()
+    known = _finished(mlflow, client, tracking, version, "sweeps")
+    if known:
+        return known
+    with tracking.run(
+        context,
+        EXPERIMENT,
+        f"summary sweeps {source_revision()} {version[-8:]}",
+        params=params,
+        tags={"comparison_version": version, "role": "sweeps", "status": "experiment"} | partition_tag(context),
+        note="What a summary of a history may cost; steps are the points of a sweep.",
+    ) as run:
+        for table in (RAW_INTERACTIONS, SPLITS):
+            log_dataset(mlflow, tables, table, ("experiment",))
+        now, found = run.info.start_time, []
+        for x in lines:
+            name = f"{x['sweep']}/{x['metric']}"
+            ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+            found += [(f"{name}{end}", x[column], int(x["place"])) for end, column in ends]
+            if x["metric"] == sweep_report.METRICS[0]:
+                found.append((f"{x['sweep']}/{x['cost_name']}", x["cost"], int(x["place"])))
+        client.log_batch(
+            run.info.run_id, metrics=[mlflow.entities.Metric(name, float(v), now, step) for name, v, step in found]
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            for sweep in dict.fromkeys(x["sweep"] for x in lines):
+                (Path(folder) / f"{sweep}.png").write_bytes(sweep_report.plot(lines, sweep))
+                (Path(folder) / f"{sweep}.md").write_text(sweep_report.table_markdown(lines, sweep), encoding="utf-8")
             mlflow.log_artifacts(folder)
         return tracking.run_url(run.info.experiment_id, run.info.run_id)
 

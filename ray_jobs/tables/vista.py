@@ -126,3 +126,24 @@ HISTORY_MODELS = Table(
     ),
     primary_key=("objective", "model", "metric", "baseline"),
 )
+
+HISTORY_SWEEPS = Table(
+    "vista/history_sweeps",
+    "one metric at one point of one sweep over what a summary of a history may cost",
+    (
+        Column("sweep", pa.string(), "`seeds`, `precision`, `staleness` or `length`."),
+        Column("point", pa.string(), "Summary tokens, precision, newest events missed, or events seen."),
+        Column("place", pa.float64(), "Where the point stands on its axis."),
+        Column("metric", pa.string(), "Metric of likes, e.g. `auc`."),
+        Column("value", pa.float64(), "Mean over seeds, on the test split."),
+        Column("low", pa.float64(), "Lower end of the 95% interval (users and seeds resampled)."),
+        Column("high", pa.float64(), "Upper end."),
+        Column("cost_name", pa.string(), "What the point costs, e.g. `bytes_per_user`."),
+        Column("cost", pa.float64(), "How much, mean over seeds."),
+        Column("num_seeds", pa.int32(), "Trainings."),
+        Column("num_examples", pa.int64(), "Examples."),
+        Column("num_users", pa.int64(), "Users."),
+        CREATED,
+    ),
+    primary_key=("sweep", "point", "metric"),
+)
