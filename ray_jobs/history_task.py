@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
+from models.long_history.crosses import NUM_CROSSES, Running, history_crosses, item_crosses
 from models.long_history.families import FAMILIES
 from models.long_history.histories import Blocks, cut_blocks, events_before, history_batch, windows
 from models.long_history.inputs import History, HistoryModelConfig, Items
@@ -34,6 +35,8 @@ from ray_jobs.warehouse import Warehouse
 # Of an epoch on small data; see `fitting_batch`.
 SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 64
 RESAMPLES = 200
+CROSSES = "num_crosses"
+"""Constructor argument of models that read crosses; 0 in a job's arguments leaves them out."""
 POOL = 32
 """Batches whose blocks are sorted by history length together, so that padding is rare and order stays random."""
 
@@ -115,8 +118,12 @@ class HistoryTask(Task):
             num_codes=words.num_codes,
             num_actions=len(words.actions) + 1,
             num_values=words.num_values,
-            **self.config.arguments,
+            **self.data_arguments() | self.config.arguments,
         )
+
+    def data_arguments(self) -> dict[str, Any]:
+        """Constructor arguments that follow from the data, beside the vocabulary's sizes."""
+        return {}
 
     def build_model(self) -> torch.nn.Module:
         """See `Task.build_model`."""
@@ -204,6 +211,12 @@ class ClickTask(HistoryTask):
         users = pl.concat([events["user_id"], examples["user_id"]]).unique().sort()
         self.fit(events, events.join(learned.select(keys), how="semi", on=keys), codes, users)
         self.examples = encode_examples(examples, users, self.known)
+        fields = {field.name for field in dataclasses.fields(FAMILIES[config.family].config)}
+        self.crossed = CROSSES in fields and config.arguments.get(CROSSES) != 0
+        if self.crossed:
+            rated = encode_examples(examples.filter(~pl.col("sampled")), users, self.known)
+            self.seen = Running(self.events.items, self.events.times, np.ones(len(self.events.items)))
+            self.likes = Running(rated.items, rated.times, rated.labels)
         blocks = cut_blocks(
             self.events,
             self.examples.users,
@@ -214,6 +227,10 @@ class ClickTask(HistoryTask):
         )
         split = self.examples.splits[blocks.starts]
         self.blocks = {n: Blocks(*(column[split == i] for column in blocks)) for i, n in enumerate(SPLIT_NAMES)}
+
+    def data_arguments(self) -> dict[str, Any]:
+        """See `HistoryTask.data_arguments`."""
+        return {CROSSES: NUM_CROSSES} if self.crossed else {}
 
     def num_examples(self, world: int) -> int:
         """See `Task.num_examples`."""
@@ -232,9 +249,15 @@ class ClickTask(HistoryTask):
             self.events, self.catalogue, blocks.history_starts[chosen], blocks.history_stops[chosen]
         )
         places, real = windows(blocks.starts[chosen], blocks.stops[chosen])
+        rows = np.where(real, self.examples.items[places], 0)
+        candidates = self.catalogue.take(rows)
+        if self.crossed:
+            of_items = torch.from_numpy(item_crosses(self.seen, self.likes, rows, self.examples.times[places]))
+            crosses = torch.cat([of_items, history_crosses(history, candidates)], -1)
+            candidates = candidates._replace(crosses=crosses)
         return Batch(
             history,
-            self.catalogue.take(np.where(real, self.examples.items[places], 0)),
+            candidates,
             torch.from_numpy(self.examples.labels[places]),
             torch.from_numpy(real),
         )

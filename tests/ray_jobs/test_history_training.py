@@ -155,3 +155,17 @@ def test_vista_is_a_special_case(seeded):
 def test_an_unknown_family_is_one_sentence(seeded):
     with pytest.raises(ValueError, match="There is no model 'bert' of long histories: give one of"):
         config_of(seeded, "bert")
+
+
+def test_crosses_are_read_by_models_that_have_them_and_are_of_the_past(seeded):
+    task = build_task(config_of(seeded, "mtgr", "click"))
+    assert task.network_config().num_crosses == 4
+    assert (
+        build_task(config_of(seeded, "mtgr", "click", arguments={"num_crosses": 0})).network_config().num_crosses == 0
+    )
+    batch = next(iter(task.train_batches(1, 0, 1)))
+    assert (
+        batch.candidates.crosses.shape == (*batch.labels_BC.shape, 4) and torch.isfinite(batch.candidates.crosses).all()
+    )
+    assert train(config_of(seeded, "mtgr", "click")).trained
+    assert next(iter(build_task(config_of(seeded, "din", "click")).train_batches(1, 0, 1))).candidates.crosses is None
