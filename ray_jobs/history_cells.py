@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,12 +21,13 @@ from ray_jobs.next_item_task import NextItemTask, Ranks, rank_targets
 from ray_jobs.peers.recbole_environment import PeerOptions, run_peer
 
 SCORES, PLACEBO, TOLD = "scores.parquet", "placebo.parquet", "training.json"
-CLICK, NEXT_ITEM = "click", "next_item"
-DECIDES = {CLICK: "valid_auc", NEXT_ITEM: "valid_ndcg_at_10"}
+CLICK: Literal["click"] = "click"
+NEXT_ITEM: Literal["next_item"] = "next_item"
+DECIDES: dict[str, str] = {CLICK: "valid_auc", NEXT_ITEM: "valid_ndcg_at_10"}
 """What chooses among trials."""
 PEER = "recbole_sasrec"
 POPULARITY = "popularity"
-FLOORS = {CLICK: (POPULARITY,), NEXT_ITEM: (POPULARITY, "item_knn", "markov_chain")}
+FLOORS: dict[str, tuple[str, ...]] = {CLICK: (POPULARITY,), NEXT_ITEM: (POPULARITY, "item_knn", "markov_chain")}
 SMOOTHING = 10.0
 
 

@@ -326,7 +326,8 @@ def remote(config: Devices, function: Callable[..., Any]) -> Callable[..., Any]:
     import ray
 
     made: Any = ray.remote(function).options(num_cpus=config.cpus, num_gpus=config.gpus)
-    return made.remote  # type: ignore[no-any-return]
+    run: Callable[..., Any] = made.remote
+    return run
 
 
 def in_order(calls: Sequence[Callable[[], Any]], progress: Progress) -> list[Any]:

@@ -9,7 +9,7 @@ from ray_jobs.history_cells import CLICK, FLOORS, PEER, POPULARITY, Scored
 SHUFFLED = "_shuffled"
 COMPARED = (PEER, "sasrec", "hstu", "din")
 """Models that the others are compared with, beside the floors."""
-JUDGED = {CLICK: AUC, "next_item": NDCG}
+JUDGED: dict[str, str] = {CLICK: AUC, "next_item": NDCG}
 PUBLISHED_GAP = 0.002
 """VISTA's AUC is to be within that of HSTU's, or better (arXiv 2510.22049, Table 2, up to what seeds do there)."""
 

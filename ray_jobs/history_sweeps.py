@@ -23,11 +23,15 @@ from ray_jobs.warehouse import Warehouse
 
 FOLDER = "history_sweeps"
 SCORING_VERSION = "1"
-SEEDS, PRECISION, STALENESS, LENGTH = SWEEPS = ("seeds", "precision", "staleness", "length")
 Sweep = Literal["seeds", "precision", "staleness", "length"]
+SEEDS: Sweep = "seeds"
+PRECISION: Sweep = "precision"
+STALENESS: Sweep = "staleness"
+LENGTH: Sweep = "length"
+SWEEPS: tuple[Sweep, ...] = (SEEDS, PRECISION, STALENESS, LENGTH)
 EVERYTHING = 1_000_000
 """Events of a history when all of them are seen."""
-COSTS = {
+COSTS: dict[str, str] = {
     SEEDS: "bytes_per_user",
     PRECISION: "bytes_per_user",
     STALENESS: "refreshes_per_1000_events",
@@ -80,7 +84,7 @@ class Config(pydantic.BaseModel, frozen=True):
     def points(self, seed: int) -> list[Point]:
         """Every point of every sweep; all are scored with histories as fresh as the sweep allows."""
         base = self.training_of(seed)
-        made = {
+        made: dict[Sweep, list[Point]] = {
             SEEDS: [Point(SEEDS, str(k), k, self.training_of(seed, num_seeds=k), missed=0) for k in self.num_seeds],
             PRECISION: [
                 Point(PRECISION, name, at, base, precision=name, missed=0) for at, name in enumerate(self.precisions)
