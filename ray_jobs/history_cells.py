@@ -19,6 +19,7 @@ from ray_jobs.history_training import Config as Training
 from ray_jobs.history_training import HistoryTaskOf, build_task, load_history_model, train
 from ray_jobs.next_item_task import NextItemTask, Ranks, rank_targets
 from ray_jobs.peers.recbole_environment import PeerOptions, run_peer
+from ray_jobs.training import Fitted
 
 SCORES, PLACEBO, TOLD = "scores.parquet", "placebo.parquet", "training.json"
 CLICK: Literal["click"] = "click"
@@ -53,11 +54,14 @@ def tune_cell(training: Training, threads: int) -> dict[str, float]:
         threads: Threads.
     """
     quiet(threads)
+    return dict(finished(training).final_metrics)
+
+
+def finished(training: Training) -> Fitted:
+    """A training to its end, or the finished one; its checkpoints are of no use then and are removed."""
     fitted = train(training)
-    # Its checkpoints are of no use any more.
-    for name in training.artifacts.names(f"checkpoints/{training.name}"):
-        training.artifacts.remove(name)
-    return dict(fitted.final_metrics)
+    training.artifacts.remove(f"checkpoints/{training.name}")
+    return fitted
 
 
 def score_cell(training: Training, at: str, threads: int) -> None:

@@ -41,6 +41,8 @@ from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
 FOLDER = "history_models"
+LEARNED_POSITIONS = 200
+"""SASRec's default."""
 SCORING_VERSION = "1"
 
 
@@ -92,6 +94,8 @@ class Config(pydantic.BaseModel, frozen=True):
         device: Literal["cpu", "cuda"] = "cuda" if self.gpus else "cpu"
         click = objective == CLICK
         common = {"width": self.width, "heads": self.heads, "layers": self.layers, "dropout": trial.dropout}
+        if family == "sasrec" and self.history_events > LEARNED_POSITIONS:
+            common["max_positions"] = self.history_events
         return Training(
             warehouse=self.warehouse,
             artifacts=self.artifacts,

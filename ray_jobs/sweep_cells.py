@@ -10,10 +10,10 @@ import torch
 
 from models.long_history.histories import history_batch
 from models.vista.cache import CacheFormat, Precision, quantise, restore
-from ray_jobs.history_cells import keep, quiet
+from ray_jobs.history_cells import finished, keep, quiet
 from ray_jobs.history_task import ClickTask
 from ray_jobs.history_training import Config as Training
-from ray_jobs.history_training import build_task, load_history_model, train
+from ray_jobs.history_training import build_task, load_history_model
 
 TIMED_USERS, TIMES = 32, 5
 
@@ -59,9 +59,7 @@ def score_point(point: Point, at: str, threads: int) -> None:
     """
     quiet(threads)
     training = point.training
-    fitted = train(training)
-    for name in training.artifacts.names(f"checkpoints/{training.name}"):
-        training.artifacts.remove(name)
+    fitted = finished(training)
     task = build_task(training)
     assert isinstance(task, ClickTask)
     model: Any = load_history_model(training.artifacts, training.family, training.name).model

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from models.long_history.families import FAMILIES
 from models.long_history.inputs import Items
@@ -50,6 +52,23 @@ def test_drawn_items_estimate_the_softmax_and_a_drawn_target_does_not_count_agai
     assert float(found) == pytest.approx(float(F.cross_entropy(logits_I[None], torch.tensor([7]))), abs=0.02)
     alone = torch.tensor([[7, 7, 7]])
     assert float(block_cross_entropy(logits_I[alone], block(alone, at, real, -1.0))) == 0
+
+
+@pytest.mark.parametrize("family", ["sasrec", "hstu"])
+def test_data_parallel_steps_do_not_wait_for_what_states_do_not_use(family, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        model = DistributedDataParallel(NextItemLoss(FAMILIES[family].build(**SIZES, width=8)))
+        batch = NextItemBatch(
+            histories([5, 2]), items_of(torch.arange(1, 50)), torch.zeros(49), torch.randint(0, 49, (7,))
+        )
+        for _ in range(3):
+            loss, _ = model(batch)
+            loss.backward()
+        assert torch.isfinite(loss) and all(p.grad is not None for p in model.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("family", ["sasrec", "vista"])
