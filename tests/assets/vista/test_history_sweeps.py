@@ -17,10 +17,10 @@ from ray_jobs.tables.vista import HISTORY_SWEEPS
 from tests.factories import seed_interactions
 
 FAST = {
-    "num_seeds": [2, 4],
+    "num_seeds": [4],
     "precisions": ["fp32", "int4"],
     "missed": [0, 5],
-    "lengths": [4, 1_000_000],
+    "lengths": [1_000_000],
     "seeds": 1,
     "epochs": 1,
     "width": 8,
@@ -56,13 +56,13 @@ def test_every_sweep_is_a_table_and_a_plot_with_its_cost(tables, tracking, insta
     result = materialize(tables, tracking, instance)
     assert result.success and all(e.passed for e in result.get_asset_check_evaluations())
     shown = said(result)
-    assert shown["points_scored"] == 8
+    assert shown["points_scored"] == 6
     for sweep in SWEEPS:
         assert "data:image/png" in shown[f"{sweep}_plot"] and "normalized_entropy" in shown[f"{sweep}_table"]
     rows = pl.DataFrame(tables.read(HISTORY_SWEEPS))
     cost = {(s, p): c for s, p, c in rows.select("sweep", "point", "cost").unique().rows()}
     # A byte a value, and four a token's scale.
-    assert cost["seeds", "2"] == 2 * (8 + 4) and cost["seeds", "4"] == 4 * (8 + 4)
+    assert cost["seeds", "4"] == 4 * (8 + 4)
     assert cost["precision", "fp32"] == 16 * (32 + 4) and cost["precision", "int4"] == 16 * (4 + 4)
     assert cost["staleness", "0"] == 1000 and cost["length", "all"] > 0
     value = {(s, p): v for s, p, m, v in rows.select("sweep", "point", "metric", "value").rows() if m == "auc"}
