@@ -8,6 +8,7 @@ Shapes: B users, L events, H heads, E width of a head, D width (H x E), G chunks
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -144,6 +145,11 @@ def _chunks(x_BHLE: Tensor, size: int) -> Tensor:
     return (F.pad(x_BHLE, (0, 0, 0, missing)) if missing else x_BHLE).unflatten(2, (-1, size))
 
 
+def _whole_precision(device: str) -> AbstractContextManager[object]:
+    """Lets autocast rest; costs nothing where it does already, as in a refresh of a few events."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 class CausalLinearBlock(QuasiLinearBlock):
     """QLU + SGLU of which an event reads what came up to itself, without the outer phi, and others the whole memory.
 
@@ -166,8 +172,8 @@ class CausalLinearBlock(QuasiLinearBlock):
         width = x_BLD.shape[-1]
         weight = self.query_key_value.weight[width if last else 0 :]
         *q, k, v = (split_heads(p, self.heads) for p in F.linear(self.norm(x_BLD), weight).split(width, dim=-1))
-        with torch.autocast(x_BLD.device.type, enabled=False):
-            # Sums over a lifetime are not for half precision.
+        # Sums over a lifetime are not for half precision.
+        with _whole_precision(x_BLD.device.type):
             k = F.silu(k.to(mean_BHEE.dtype)) * valid_BL[:, None, :, None]
             v = v.to(mean_BHEE.dtype)
             after_BHEE = extend_mean(k, v, weights, mean_BHEE)

@@ -22,12 +22,12 @@ def measure(options: Options) -> list[Finding]:
     torch.manual_seed(0)
     model = FAMILIES["vista_causal"].build(**synthetic.SIZES, **SHAPE).eval()
     items, summarize = synthetic.candidates(CANDIDATES), summarizer("vista_causal")
-    short, long = options.size(SHORT), options.size(LONG)
+    short, long, calls = options.size(SHORT), options.size(LONG), options.size(CALLS)
     kept = {length: summarize(lambda length=length: synthetic.parts(length), length) for length in (short, long)}
 
     @torch.no_grad()
     def score(length: int) -> torch.Tensor:
-        for _ in range(CALLS):
+        for _ in range(calls):
             logits = model.score(kept[length], items)
         return logits
 
@@ -37,8 +37,8 @@ def measure(options: Options) -> list[Finding]:
     timed = alternate({"short": lambda: score(short), "long": lambda: score(long)}, 4 * options.repeats)
     ratio = timed["long"].cpu / timed["short"].cpu
     each = " against ".join(
-        f"{1e3 * timed[name].cpu / CALLS:.2f} ms [{1e3 * min(timed[name].cpu_seconds) / CALLS:.2f}, "
-        f"{1e3 * max(timed[name].cpu_seconds) / CALLS:.2f}]"
+        f"{1e3 * timed[name].cpu / calls:.2f} ms [{1e3 * min(timed[name].cpu_seconds) / calls:.2f}, "
+        f"{1e3 * max(timed[name].cpu_seconds) / calls:.2f}]"
         for name in ("long", "short")
     )
     return [

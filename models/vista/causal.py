@@ -165,7 +165,7 @@ class CausalVista(IncrementalModel):
         """See `IncrementalModel.extend`; works through the events part by part."""
         length = events.actions_BL.shape[1]
         for start in range(0, length, PART):
-            some = part(events, start, start + PART)
+            some = part(events, start, start + PART) if length > PART else events
             if torch.is_grad_enabled() and length > PART:
                 state = CausalState(*checkpoint(self._extend, *state, some, use_reentrant=False))
             else:
