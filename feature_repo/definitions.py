@@ -25,6 +25,7 @@ from feature_repo.views import (
     user_persona,
     user_persona_text,
     user_vista,
+    user_vista_held,
 )
 
 ENTITIES: list[Entity] = [user, item]
@@ -36,6 +37,7 @@ VIEWS: list[FeatureView] = [
     user_persona,
     user_persona_text,
     user_vista,
+    user_vista_held,
 ]
 # Written row by row while the platform serves; no publication stands behind them.
 PUSHED = {user_persona_text.name}

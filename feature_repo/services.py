@@ -7,7 +7,7 @@ content that it was not trained on.
 from feast import FeatureService
 
 from feature_repo.owners import RANKING
-from feature_repo.views import item_captions, item_popularity, user_activity, user_vista
+from feature_repo.views import item_captions, item_popularity, user_activity, user_vista, user_vista_held
 
 ranker_popularity_v1 = FeatureService(
     name="ranker_popularity_v1",
@@ -51,8 +51,8 @@ ranker_dlrm_captions_v1 = FeatureService(
 
 ranker_dlrm_vista_v1 = FeatureService(
     name="ranker_dlrm_vista_v1",
-    features=[item_popularity, user_activity, user_vista],
+    features=[item_popularity, user_activity, user_vista, user_vista_held],
     owner=RANKING,
-    description="`ranker_dlrm_v1` and the user's VISTA summary.",
+    description="`ranker_dlrm_v1` and the user's VISTA summary, of the version that it was trained on.",
     tags={"owner": RANKING, "version": "1"},
 )

@@ -139,3 +139,23 @@ user_vista = FeatureView(
         ),
     ],
 )
+
+user_vista_held = FeatureView(
+    name="user_vista_held",
+    entities=[user],
+    ttl=NO_EXPIRY,
+    online=True,
+    source=sources.user_vista_held_published,
+    description="The newest summary of the version that the champion reads, while `user_vista` holds another.",
+    owner=RANKING,
+    tags={"owner": RANKING, "pii": "true"},
+    schema=[
+        Field(
+            name="summary", dtype=Bytes, description="Values, row-major, tokens x width; their format ends the version."
+        ),
+        Field(name="scales", dtype=Array(Float32), description="Scales of each token: value = stored value x scale."),
+        Field(
+            name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."
+        ),
+    ],
+)

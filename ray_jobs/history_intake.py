@@ -32,7 +32,7 @@ ROW_GROUP = 8_192
 MOST_RUNS = 8
 SOURCE = "source.json"
 READ = ["user_id", "item_id", "timestamp", "sequence", "action", "value", "day"]
-TOTALS = {"user_id": pl.String, "num_events": pl.Int64, "digest": pl.UInt64, "last": pl.Datetime("us", "UTC")}
+TOTALS: Any = {"user_id": pl.String, "num_events": pl.Int64, "digest": pl.UInt64, "last": pl.Datetime("us", "UTC")}
 
 
 class Synced(NamedTuple):

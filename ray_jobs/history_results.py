@@ -22,7 +22,7 @@ class Trial(pydantic.BaseModel, frozen=True):
 
 
 class Line(pydantic.BaseModel, frozen=True):
-    """One figure of a model; see `ray_jobs.tables.vista.HISTORY_MODELS`."""
+    """One figure of a model; see `ray_jobs.tables.history.HISTORY_MODELS`."""
 
     objective: str
     model: str

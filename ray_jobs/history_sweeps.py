@@ -104,7 +104,7 @@ class Config(pydantic.BaseModel, frozen=True):
 
 
 class Line(pydantic.BaseModel, frozen=True):
-    """One metric at one point of a sweep; see `ray_jobs.tables.vista.HISTORY_SWEEPS`."""
+    """One metric at one point of a sweep; see `ray_jobs.tables.history.HISTORY_SWEEPS`."""
 
     sweep: str
     point: str

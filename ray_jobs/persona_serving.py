@@ -8,7 +8,6 @@ import logging
 import queue as queues
 import threading
 import time
-from collections import Counter
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -24,6 +23,7 @@ from models.personas.freshness import (
     sample,
 )
 from models.personas.interests import InterestConfig
+from ray_jobs.counts import Counts
 from ray_jobs.persona_queue import PersonaQueue
 from ray_jobs.persona_store import PersonaStore, StoreConfig
 from ray_jobs.refresh_queue import QueueUnavailableError, RefreshQueue, Wanted
@@ -82,24 +82,6 @@ class Answer(NamedTuple):
     persona: ServedPersona | None
     interest: dict[str, Any] | None
     exploration: dict[str, Any] | None
-
-
-class Counts:
-    """Counters that several threads add to."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counted: Counter[str] = Counter()
-
-    def add(self, **more: int) -> None:
-        """Adds to counters by name."""
-        with self._lock:
-            self._counted.update(more)
-
-    def as_dict(self) -> dict[str, int]:
-        """The counters so far."""
-        with self._lock:
-            return dict(self._counted)
 
 
 class Asking:

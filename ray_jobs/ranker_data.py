@@ -40,18 +40,28 @@ FEATURE_REFS = {
 }
 
 
+# The summary of the ranker's own version during a rollout; requests carry it, training rows have one version.
+HELD = content.HELD
+HELD_REFS = {held: FEATURE_REFS[name].replace("user_vista:", "user_vista_held:") for name, held in HELD.items()}
+SERVED_REFS = FEATURE_REFS | HELD_REFS
+REQUEST_TYPES = {c.name: c.type for c in TRAINING_SET.columns}
+REQUEST_TYPES |= {held: REQUEST_TYPES[name] for name, held in HELD.items()}
+
+
 # What floors read beside the ids.
 FLOOR_READS = {"popularity": ("item_num_events", "item_num_likes"), "item_knn": RECENT, "markov_chain": RECENT}
 
 
 def feature_refs(kind: str, inputs: tuple[str, ...]) -> list[str]:
     """Feast features (``view:feature``) that a ranker of this kind reads: those of its FeatureService."""
-    return [FEATURE_REFS[c] for c in request_columns(kind, inputs) if c in FEATURE_REFS]
+    return [SERVED_REFS[c] for c in request_columns(kind, inputs) if c in SERVED_REFS]
 
 
 def request_columns(kind: str, inputs: tuple[str, ...]) -> list[str]:
     """Columns that a ranker of this kind is asked with, ids first."""
-    return ["user_id", "item_id", *FLOOR_READS[kind]] if kind in FLOOR_READS else feature_columns(inputs)
+    if kind in FLOOR_READS:
+        return ["user_id", "item_id", *FLOOR_READS[kind]]
+    return [*feature_columns(inputs), *(HELD.values() if SUMMARY in inputs else ())]
 
 
 def feature_columns(inputs: tuple[str, ...]) -> list[str]:

@@ -12,12 +12,14 @@ import pandas as pd
 import pyarrow as pa
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from ray_jobs.ranker_data import feature_columns
+from models.ranking.content import SUMMARY, readable_summaries
+from models.ranking.scoring import DLRM_KIND
+from ray_jobs.counts import Counts
+from ray_jobs.ranker_data import REQUEST_TYPES, request_columns
 from ray_jobs.ranker_files import read_ranker
-from ray_jobs.tables.features import TRAINING_SET
 
 RANKER = "ranker"
-TYPES = {c.name: c.type for c in TRAINING_SET.columns}
+TYPES = REQUEST_TYPES
 
 
 def feature_table(rows: pd.DataFrame, inputs: tuple[str, ...]) -> pa.Table:
@@ -28,7 +30,7 @@ def feature_table(rows: pd.DataFrame, inputs: tuple[str, ...]) -> pa.Table:
         inputs: Extra inputs of the ranker.
     """
     columns = {}
-    for name in feature_columns(inputs):
+    for name in request_columns(DLRM_KIND, inputs):
         values = list(rows[name]) if name in rows.columns else [None] * len(rows)
         # A float NaN is how pandas says null in any column; MLflow knows no missing bytes, so they come empty.
         absent = [v is None or (isinstance(v, float) and v != v) or (isinstance(v, bytes) and not v) for v in values]
@@ -40,19 +42,29 @@ def feature_table(rows: pd.DataFrame, inputs: tuple[str, ...]) -> pa.Table:
 
 
 class RankerModel(PythonModel):
-    """Scores feature rows: the calibrated probability of a like. Unseen users and items are allowed."""
+    """Scores feature rows: the calibrated probability of a like. Unseen users and items are allowed.
+
+    During a rollout it reads the summaries of its own version, wherever they are. ``counts`` says of how many rows they
+    were the ``newest`` or ``held`` ones, and of how many they were ``missing``: these are scored without.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the ranker, once."""
         self.ranker = read_ranker(Path(context.artifacts[RANKER]))
         p = self.ranker.preprocessing
+        self.counts = Counts()
         self.inputs = (("tokens",) if p.num_tokens else ()) + (("summary",) if p.summary_shape[0] else ())
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Scores rows; see the model's signature."""
-        return pd.DataFrame({"score": self.ranker.score(feature_table(model_input, self.inputs))})
+        rows = feature_table(model_input, self.inputs)
+        if "summary" in self.inputs:
+            wanted = self.ranker.preprocessing.content_versions.get(SUMMARY.version, "")
+            rows, outcomes = readable_summaries(rows, wanted)
+            self.counts.add(**outcomes)
+        return pd.DataFrame({"score": self.ranker.score(rows)})
 
 
 mlflow.models.set_model(RankerModel())

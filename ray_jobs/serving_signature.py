@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ray_jobs.ranker_data import FEATURE_REFS, of_split, read_examples, request_columns
-from ray_jobs.tables.features import TRAINING_SET
+from ray_jobs.ranker_data import REQUEST_TYPES, SERVED_REFS, of_split, read_examples, request_columns
 from ray_jobs.warehouse import Warehouse
 
 USER = "user_id"
 EXAMPLES = 8
-TYPES = {c.name: c.type for c in TRAINING_SET.columns}
+TYPES = REQUEST_TYPES
 
 
 def signature(kind: str, inputs: tuple[str, ...]) -> Any:
@@ -48,7 +47,10 @@ def example_rows(warehouse: Warehouse, kind: str, inputs: tuple[str, ...]) -> pd
     data = of_split(read_examples(warehouse, inputs), "test").slice(0, EXAMPLES)
     return pd.DataFrame(
         {"example_id": data["example_id"].to_pylist()}
-        | {name: _asked(name, data[name].to_pylist()) for name in request_columns(kind, inputs)}
+        | {
+            name: _asked(name, data[name].to_pylist() if name in data.column_names else [None] * data.num_rows)
+            for name in request_columns(kind, inputs)
+        }
     )
 
 
@@ -68,7 +70,7 @@ def request_of(served: Mapping[str, list[Any]], kind: str, inputs: tuple[str, ..
     """
     return pd.DataFrame(
         {
-            name: _asked(name, served[FEATURE_REFS.get(name, name).replace(":", "__")])
+            name: _asked(name, served[SERVED_REFS.get(name, name).replace(":", "__")])
             for name in request_columns(kind, inputs)
         }
     )

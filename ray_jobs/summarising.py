@@ -126,7 +126,7 @@ class Summariser:
         for part in parts_of(ordered, self.part_events, start="read_from"):
             order = part.users.arg_sort().to_numpy()
             chosen = ordered[at : at + len(order)][order]
-            part = Window(*(column[order] for column in part))
+            part = Window(part.users[order], part.starts[order], part.stops[order])
             totals, seen = chosen["num_events"].to_numpy(), chosen["seen"].to_numpy()
             known = np.maximum(part.starts, seen) if carried is None else np.array([max(carried.seen, part.starts[0])])
             going_on = bool((part.stops < totals).any())

@@ -23,6 +23,7 @@ from ray_jobs.history_store import HistoryStore
 from ray_jobs.progress import Progress
 from ray_jobs.summary_changes import CHANGES as CHANGED
 from ray_jobs.summary_changes import Kept
+from ray_jobs.summary_rollout import hold
 from ray_jobs.summary_shards import (
     CHANGES,
     SHARD,
@@ -137,6 +138,7 @@ def _publish(config: Config, base: str | None, shards_run: int, history_rows: in
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / STATISTICS).write_text(result.model_dump_json(), encoding="utf-8")
             config.artifacts.put(Path(folder), statistics_name(config.version))
+        hold(config.warehouse, result.content_version)
     summaries = _rows(config, base, USER_SUMMARIES, kept.summaries if kept else None, SHARD)
     written = config.warehouse.write_batches(USER_SUMMARIES, summaries, config.version)
     states = _rows(config, base, USER_STATES, kept.states if kept else None, STATES)

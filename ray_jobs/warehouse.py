@@ -281,6 +281,9 @@ class Warehouse:
         if self.version(table) == version and not again:
             return Written(version, self.num_rows(table), committed=False)
         num_rows, failed = 0, None
+        layout: dict[str, Any] = (
+            {"writer_properties": WriterProperties(max_row_group_size=row_group_rows)} if row_group_rows else {}
+        )
         partly = replace_where is not None and self.exists(table)
         waiting = iter(parts)
 
@@ -306,8 +309,8 @@ class Warehouse:
                     schema_mode=None if partly else "overwrite",
                     partition_by=list(table.partition_by) or None,
                     storage_options=self.storage_options or None,
-                    writer_properties=WriterProperties(max_row_group_size=row_group_rows) if row_group_rows else None,
                     commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
+                    **layout,
                 )
         except Exception:
             if failed is not None:

@@ -7,12 +7,15 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.experiments.decisions import PROMOTED, is_carried, standing_row
+from assets.experiments.readable import content_of
 from assets.experiments.records import started_by
 from assets.failures import data_errors_are_final
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Ledger, Tables, Tracking
 from models.identity import version_of
+from models.ranking.content import SUMMARY
+from ray_jobs.summary_rollout import release
 from ray_jobs.tables.experiments import CHALLENGER, CHAMPION
 
 CODE_VERSION = "1"
@@ -42,7 +45,10 @@ def history_markdown(ledger: Ledger) -> str:
 
 
 def write_champion(tables: Tables, ledger: Ledger, tracking: Tracking | None) -> pa.Table:
-    """Writes the aliases as the registry has them. Without ``tracking`` there has never been a champion."""
+    """Writes the aliases as the registry has them, and lets go of content that was held for another champion.
+
+    Without ``tracking`` there has never been a champion.
+    """
     aliases = {}
     if tracking is not None:
         from assets.experiments.registry import ALIASES, Registry
@@ -65,6 +71,8 @@ def write_champion(tables: Tables, ledger: Ledger, tracking: Tracking | None) ->
     ]
     data = pa.Table.from_pylist(rows, CHAMPION.schema)
     tables.write(CHAMPION, data, champion_version(tables, ledger))
+    read = content_of(tables, ledger, moves[-1].after) if moves else {}
+    release(tables.warehouse(), read.get(SUMMARY.version))
     return data
 
 

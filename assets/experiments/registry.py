@@ -10,8 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+from assets.experiments.readable import why_unreadable
 from assets.experiments.records import AB_EXPERIMENT, CandidateRecord, Pointer, PromotionRecord
-from assets.resources import Ledger, Tracking
+from assets.resources import Ledger, Tables, Tracking
 
 REGISTERED = "ranker"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -208,13 +209,14 @@ def promote(
 
 
 def roll_back(
-    registry: Registry, ledger: Ledger, *, to_version: str, reason: str, who: str, dagster_run_id: str
+    registry: Registry, ledger: Ledger, tables: Tables, *, to_version: str, reason: str, who: str, dagster_run_id: str
 ) -> PromotionRecord:
     """Moves the alias `champion` back.
 
     Args:
         registry: The registry.
         ledger: The ledger.
+        tables: Where the content is that the model has to read.
         to_version: ``previous``, or the number of a version of `ranker`.
         reason: Why.
         who: Who asked for it.
@@ -224,7 +226,8 @@ def roll_back(
         The record.
 
     Raises:
-        dagster.Failure: If there is nothing to roll back to, or the version is the champion already.
+        dagster.Failure: If there is nothing to roll back to, the version is the champion already, or it cannot read
+            today's content.
     """
     aliases, key = registry.aliases(), f"rollback:{dagster_run_id}"
     done = [move for move in ledger.promotions() if move.key == key]
@@ -266,6 +269,8 @@ def roll_back(
             )
         # The alias moved without a record: an attempt died in between, or somebody moved it by hand.
         before = last.after if last else None
+    if (refused := why_unreadable(tables, ledger, wanted)) is not None:
+        raise dg.Failure(refused, allow_retries=False)
     registry.point(CHAMPION, wanted)
     # Without an alias `previous`, a second rollback cannot bring the bad model back by accident.
     registry.point(PREVIOUS, None)

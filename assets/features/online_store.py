@@ -7,6 +7,7 @@ import numpy as np
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.features.coverage import summary_coverage
 from assets.features.published_views import VIEWS, publish
 from assets.features.publishing import bring_online, moment, outdated, requests, standing, table_version
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
@@ -97,6 +98,7 @@ def online_store(
             "latency_p99_ms": round(float(np.percentile(taken, 99)), 3),
             "latency_of": MEASURED_SERVICE,
             "feature_services": sorted(s.name for s in store.list_feature_services()),
+            **summary_coverage(tables.warehouse()),
             **{f"rows_{r['view']}": r["rows"] for r in rows.to_pylist()},
         },
     )

@@ -1,7 +1,7 @@
 """Which table each Feast view is published from, and its publication."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import polars as pl
 import pyarrow as pa
@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 from assets.resources import Features, Tables
 from feature_repo.publications import Publication
 from models.identity import version_of
+from ray_jobs.summary_rollout import held_rows, held_version
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.features import ITEM_POPULARITY, USER_ACTIVITY
 from ray_jobs.tables.personas import USER_PERSONAS
-from ray_jobs.tables.vista import USER_SUMMARIES
+from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
 from ray_jobs.warehouse import Table, Warehouse
 
 CODE_VERSION = "1"
@@ -32,6 +33,7 @@ class View:
         features: Columns of the table, in the order of the view's schema.
         content_version: The one of them that carries the version of generated content; empty for counts.
         newest_of_tie: Column whose largest value counts where an entity has several rows of one moment.
+        rows: What is published of the table, where that is not all of its rows; it may not be there yet.
     """
 
     name: str
@@ -40,6 +42,7 @@ class View:
     features: tuple[str, ...]
     content_version: str = ""
     newest_of_tie: str = ""
+    rows: Callable[[Warehouse], Iterator[pa.Table]] | None = None
 
 
 VIEWS = (
@@ -61,12 +64,25 @@ VIEWS = (
         "summary_version",
         "num_events",
     ),
+    View(
+        "user_vista_held",
+        HELD_SUMMARIES,
+        "user_id",
+        ("summary", "scales", "summary_version"),
+        "summary_version",
+        rows=held_rows,
+    ),
 )
 BY_NAME = {view.name: view for view in VIEWS}
 
 
 def publication_version(tables: Tables, view: View) -> str:
     """Version that a view's publication must have to be current."""
+    if view.rows is not None:
+        held = held_version(tables.warehouse())
+        # A user who is new since then gets a row, too.
+        users = tables.version(USER_SUMMARIES) if held is not None else None
+        return version_of(table=held, users=users, code=CODE_VERSION, features=view.features)
     return version_of(table=tables.version(view.table), code=CODE_VERSION, features=view.features)
 
 
@@ -93,6 +109,8 @@ def publish(tables: Tables, features: Features, views: Iterable[View]) -> dict[s
 def _content_version(warehouse: Warehouse, view: View) -> str:
     if not view.content_version:
         return ""
+    if view.rows is not None:
+        return held_version(warehouse) or ""
     seen: set[str] = set()
     for part in warehouse.batches(view.table, [view.content_version]):
         seen.update(pc.unique(part[view.content_version]).to_pylist())
@@ -107,8 +125,11 @@ def _content_version(warehouse: Warehouse, view: View) -> str:
 def _rows(warehouse: Warehouse, view: View) -> pa.RecordBatchReader:
     names = [view.key, *view.features, *TIMES]
     schema = pa.schema([(c.name, c.type) for n in names for c in view.table.columns if c.name == n])
-    if not view.newest_of_tie:
-        parts: Iterator[pa.Table] = warehouse.batches(view.table, names)
+    parts: Iterator[pa.Table]
+    if view.rows is not None:
+        parts = (part.select(names).cast(schema) for part in view.rows(warehouse))
+    elif not view.newest_of_tie:
+        parts = warehouse.batches(view.table, names)
     else:
         keys = pl.concat(
             [pl.DataFrame(p) for p in warehouse.batches(view.table, [view.key, "event_timestamp", view.newest_of_tie])]

@@ -16,7 +16,7 @@ FLOOR = 0.5
 # rounded to 127 levels loses about 1/440 of its largest value: below 1% as a rule; to 7 levels, 18 times as much.
 BOUNDS = {
     "int8": (0.02, 0.1, 0.1),
-    "int4": (0.25, 0.6, 2.0),
+    "int4": (0.2, 0.4, 0.5),
     "fp16": (0.001, 0.005, 0.01),
     "fp32": (1e-6, 1e-6, 1e-4),
 }

@@ -9,7 +9,7 @@ from assets.resources import Tables
 from assets.vista.history_models import MODELS, OBJECTIVES
 from assets.vista.history_report import FLOORS, SHUFFLED
 from assets.vista.history_sweeps import SWEEPS
-from ray_jobs.tables.vista import HISTORY_MODELS, HISTORY_SWEEPS
+from ray_jobs.tables.history import HISTORY_MODELS, HISTORY_SWEEPS
 
 DECIDES = {"next_item": "ndcg_at_10", "click": "auc"}
 PEER = "recbole_sasrec"

@@ -16,8 +16,8 @@ from assets.vista import history_report
 from assets.vista.history_tracking import log_comparison
 from models.identity import version_of
 from ray_jobs.tables.clusters import SEMANTIC_IDS
+from ray_jobs.tables.history import HISTORY_MODELS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
-from ray_jobs.tables.vista import HISTORY_MODELS
 
 CODE_VERSION = "1"
 MODELS = ("sasrec", "hstu", "vista", "vista_causal", "din", "sim", "twin", "mtgr")

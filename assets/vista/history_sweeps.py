@@ -16,8 +16,8 @@ from assets.vista import sweep_report
 from assets.vista.history_tracking import log_sweeps
 from models.identity import version_of
 from ray_jobs.tables.clusters import SEMANTIC_IDS
+from ray_jobs.tables.history import HISTORY_SWEEPS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
-from ray_jobs.tables.vista import HISTORY_SWEEPS
 
 CODE_VERSION = "1"
 SWEEPS = ("seeds", "precision", "staleness", "length")

@@ -33,6 +33,8 @@ class Content(NamedTuple):
 
 TOKENS = Content("item_token_ids", "item_token_version", "caption tokens", "captions/caption_tokens")
 SUMMARY = Content("user_summary", "user_summary_version", "VISTA summaries", "vista/user_summaries")
+HELD = {f"user_{name}": f"held_{name}" for name in ("summary", "summary_scales", "summary_version")}
+"""Columns of a request that carry the summary of the champion's version during a rollout, by those of the newest."""
 
 
 def carried(data: pa.Table, content: Content) -> list[str]:
@@ -88,3 +90,32 @@ def require_content(data: pa.Table, content: Content, trained_on: Mapping[str, s
         f"version {foreign[0] or '(not carried)'}: {again}"
         + (f", or bring {content.table} back to version {expected}." if expected else ".")
     )
+
+
+def readable_summaries(data: pa.Table, wanted: str) -> tuple[pa.Table, dict[str, int]]:
+    """Lets every row carry the summary that a ranker can read: the newest, or the held one of its own version.
+
+    Args:
+        data: Rows of a request, with the columns of `HELD`.
+        wanted: Content version that the ranker was trained on.
+
+    Returns:
+        The rows without the columns of `HELD`, and of how many the summary is the ``newest``, ``held``, or ``missing``
+        (the ranker's fallback: none at all). Rows with another version only stay as they are, for it to refuse.
+    """
+    newest, held = (pc.fill_null(data[name], "") for name in (SUMMARY.version, HELD[SUMMARY.version]))
+    is_newest = pc.and_(pc.equal(newest, wanted), pc.not_equal(newest, ""))
+    is_held = pc.and_(pc.and_(pc.equal(held, wanted), pc.not_equal(held, "")), pc.invert(is_newest))
+    num = data.num_rows
+    rows = pc.if_else(is_held, pa.array(range(num, 2 * num), pa.int64()), pa.array(range(num), pa.int64()))
+    for name, other in HELD.items():
+        both = pa.chunked_array([*data[name].chunks, *data[other].chunks], data[name].type)
+        data = data.set_column(data.column_names.index(name), name, both.take(rows)).drop_columns([other])
+    there = pc.greater(pc.fill_null(pc.binary_length(data[SUMMARY.column]), 0), 0)
+    foreign = pc.and_(pc.and_(pc.not_equal(newest, ""), pc.invert(is_newest)), pc.invert(is_held))
+    count = lambda mask: int(pc.sum(mask).as_py() or 0)  # noqa: E731
+    return data, {
+        "newest": count(pc.and_(is_newest, there)),
+        "held": count(pc.and_(is_held, there)),
+        "missing": count(pc.and_(pc.invert(there), pc.invert(foreign))),
+    }

@@ -162,7 +162,8 @@ def unpack(data: np.ndarray, num: int, num_tokens: int, width: int, form: CacheF
         # Shifted up and back, so that the sign comes with them.
         halves = np.stack([data << 4, data & 0xF0], axis=-1).view(np.int8) >> 4
         return halves.reshape(num, num_tokens, width)
-    return data.view(FLOATS.get(form.precision, np.dtype(np.int8))).reshape(num, num_tokens, width)
+    stored: Any = FLOATS.get(form.precision, np.dtype(np.int8))
+    return data.view(stored).reshape(num, num_tokens, width)
 
 
 def to_arrow(stored: Quantised, form: CacheFormat = DEFAULT) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

@@ -49,6 +49,7 @@ def move_champion_back(
     record = roll_back(
         Registry(tracking),
         ledger,
+        tables,
         to_version=config.to_version,
         reason=config.reason,
         who=started_by(context.run),

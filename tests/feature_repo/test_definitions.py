@@ -53,7 +53,7 @@ def test_bound_objects_read_the_published_version_and_say_so():
     objects = repository.bound(published(*[v.name for v in repository.VIEWS]))
     views = {o.name: o for o in objects if type(o).__name__ == "FeatureView"}
     services = [o for o in objects if type(o).__name__ == "FeatureService"]
-    assert len(views) == 7 and len(services) == 6
+    assert len(views) == 8 and len(services) == 6
     captions = views["item_captions"]
     assert captions.batch_source.path == "/data/item_captions/1"
     assert "version" not in views["user_persona_text"].tags, "it is pushed row by row"
@@ -78,6 +78,8 @@ def test_the_training_set_has_every_feature_of_every_service():
     joined = set(FEATURES.values())
     for service in repository.SERVICES:
         for projection in service.feature_view_projections:
+            if projection.name == "user_vista_held":
+                continue  # what requests read during a rollout; training rows have one version
             for feature in projection.features:
                 assert (projection.name, feature.name) in joined
 

@@ -1,5 +1,10 @@
 """The stage `experiments`: candidates, gate, promotion and rollback against a real MLflow registry."""
 
+import datetime as dt
+import json
+import tempfile
+from pathlib import Path
+
 import dagster as dg
 import pyarrow as pa
 import pytest
@@ -17,17 +22,20 @@ from assets.experiments.checks import (
     promotion_recorded,
     sample_ratio,
 )
+from assets.experiments.readable import PREPROCESSING
 from assets.experiments.registry import Registry
 from orchestration.jobs.promote_model import PromoteConfig, promote_model
 from orchestration.jobs.rollback_model import RollbackConfig, rollback_model
 from orchestration.ledger.database import ready_engine
 from orchestration.resources.ledger import ledger_twin
 from orchestration.resources.tracking import ServerTracking
+from ray_jobs.summary_rollout import held_version
 from ray_jobs.tables.experiments import (
     CHALLENGER,
     CHAMPION,
     EXPERIMENT_CANDIDATES,
 )
+from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
 from tests.assets.experiments.results import said, why
 from tests.assets.experiments.seeding import seed_rankers
 from tests.factories import seed_interactions
@@ -294,6 +302,45 @@ def test_a_second_rollback_is_refused_unless_the_version_is_named(platform, inst
     assert "champion already" in why(back(platform, instance, reason="once more", to_version="2"))
     assert "no version 99" in why(back(platform, instance, reason="a typing error", to_version="99"))
     assert [m.kind for m in platform["ledger"].promotions()] == ["promote", "promote", "rollback", "rollback"]
+
+
+def trained_on(platform, name, **versions):
+    """Lets a ranker's files say which content it reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / PREPROCESSING).write_text(json.dumps({"content_versions": versions}))
+        platform["tables"].artifacts().put(Path(folder), f"rankers/{name}/v1")
+
+
+def test_rollback_refuses_a_model_that_cannot_read_what_is_served(platform, instance):
+    second_champion(platform, instance)
+    trained_on(platform, "dlrm", user_summary_version="A")
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    row = {"user_id": "u", "num_events": 1, "summary": b"", "scales": [], "is_latest": True}
+    row |= {"event_timestamp": now, "created_timestamp": now}
+
+    def hold(version):
+        rows = pa.Table.from_pylist([row | {"summary_version": version}], USER_SUMMARIES.schema)
+        platform["tables"].write(USER_SUMMARIES, rows, version)
+
+    hold("B")
+    refused = back(platform, instance)
+    assert not refused.success and why(refused).startswith(
+        "Version 1 (dlrm@v1) reads VISTA summaries of version A, but vista/user_summaries holds B, so that it would"
+    )
+    assert aliases(platform)["champion"] == "wide@v1" and len(platform["ledger"].promotions()) == 2
+    hold("A")
+    assert back(platform, instance).success and aliases(platform) == {"champion": "dlrm@v1"}
+
+
+def test_what_is_held_for_a_champion_is_dropped_when_another_comes(platform, instance):
+    warehouse = platform["tables"].warehouse()
+    first_champion(platform, instance)
+    trained_on(platform, "dlrm", user_summary_version="A")
+    warehouse.write(HELD_SUMMARIES, HELD_SUMMARIES.schema.empty_table(), "A")
+    assert night(platform, instance).success and held_version(warehouse) == "A"
+    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
+    assert night(platform, instance).success and aliases(platform)["champion"] == "wide@v1"
+    assert held_version(warehouse) is None
 
 
 def test_rollback_without_a_champion_is_refused(platform, instance):

@@ -245,7 +245,7 @@ def test_a_lost_online_store_is_filled_again_and_a_rebuild_repairs(tmp_path):
     assert run(resources, served).success
     Path(resources["features"].online_path).unlink()
     result = run(resources, served)
-    assert result.success and said(result, "online_store")["views_written"] == 6
+    assert result.success and said(result, "online_store")["views_written"] == 7
     # Somebody writes into the store past the platform: the check sees it, a rebuild mends it.
     store = resources["features"].store()
     user = resources["tables"].read(USER_ACTIVITY)["user_id"][0].as_py()

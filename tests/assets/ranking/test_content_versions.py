@@ -1,4 +1,4 @@
-"""From a retrained VISTA to the refusal: real training, export, Feast offline and online, and a registered ranker."""
+"""From a retrained VISTA through the rollout to the refusal: real training, export, Feast, a registered ranker."""
 
 import dagster as dg
 import pytest
@@ -17,9 +17,10 @@ from orchestration.resources.ray_jobs import LocalRayJobs
 from ray_jobs.comparison import Config, Contender, evidence_of
 from ray_jobs.comparison import run as compare
 from ray_jobs.serving_signature import request_of
+from ray_jobs.summary_rollout import release
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import RANKERS
-from ray_jobs.tables.vista import USER_SUMMARIES
+from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
 from tests.assets.features.test_lineage import world
 
 VISTA = {"num_seeds": 2, "width": 8, "epochs": 1, "block_examples": 4}
@@ -59,7 +60,8 @@ def served(resources, row):
     ).to_dict()
     mlflow = resources["tracking"].connect("ranking")
     model = mlflow.pyfunc.load_model(f"models:/{row['model_name']}/{row['model_version']}")
-    return model.predict(request_of(columns, spec.kind, spec.inputs))["score"]
+    scores = model.predict(request_of(columns, spec.kind, spec.inputs))["score"]
+    return scores, model.unwrap_python_model().counts.as_dict()
 
 
 @pytest.mark.ray
@@ -67,22 +69,33 @@ def test_a_ranker_refuses_the_summaries_of_another_vista(tmp_path, tracking, ins
     resources = world(tmp_path, num_users=40) | {"tracking": tracking, "ray_jobs": LocalRayJobs()}
     first = content(resources, instance)
     floor, ranker = train(resources, instance)
-    assert served(resources, ranker).between(0, 1).all() and served(resources, floor).between(0, 1).all()
+    tables = resources["tables"]
+    release(tables.warehouse(), wanted=first)  # as when the alias champion moves to the ranker
+    before, outcomes = served(resources, ranker)
+    assert before.between(0, 1).all() and outcomes == {"newest": 2, "held": 0, "missing": 1}
+    assert served(resources, floor)[0].between(0, 1).all()
 
     second = content(resources, instance, seed=1)
     assert second != first
+    # Until the champion moves, both versions are online: the ranker reads on what it has learned from.
+    during, outcomes = served(resources, ranker)
+    assert during.equals(before) and outcomes == {"newest": 0, "held": 2, "missing": 1}
+    assert set(tables.read(HELD_SUMMARIES, ["summary_version"])["summary_version"].to_pylist()) == {first}
+
+    assert release(tables.warehouse(), wanted=second)
+    assert materialize(resources, instance, [online_store]).success
     sentence = f"trained on VISTA summaries of version {first} and is given version {second}: train it again on these"
     with pytest.raises((ContentVersionError, MlflowException), match=sentence):
         served(resources, ranker)
-    assert served(resources, floor).between(0, 1).all(), "what reads no content serves on"
+    assert served(resources, floor)[0].between(0, 1).all(), "what reads no content serves on"
 
     again = train(resources, instance)
-    assert served(resources, again[1]).between(0, 1).all()
+    scores, outcomes = served(resources, again[1])
+    assert scores.between(0, 1).all() and outcomes == {"newest": 2, "held": 0, "missing": 1}
     champion, *tonight = (
         Contender(name=r["candidate"], version=r["ranker_version"], artifact=r["artifact"], current=r is not ranker)
         for r in (ranker, *again)
     )
-    tables = resources["tables"]
     compared = compare(
         Config(
             warehouse=tables.warehouse(),

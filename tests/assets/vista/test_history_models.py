@@ -13,7 +13,7 @@ from assets.vista.history_checks import (
 from assets.vista.history_models import MODELS, history_models
 from models.long_history.families import FAMILIES
 from orchestration.resources.ray_jobs import LocalRayJobs
-from ray_jobs.tables.vista import HISTORY_MODELS
+from ray_jobs.tables.history import HISTORY_MODELS
 from tests.factories import CREATED, seed_interactions
 
 FAST = {

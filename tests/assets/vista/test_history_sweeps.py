@@ -12,8 +12,8 @@ from ray_jobs import history_sweeps as job
 from ray_jobs.history_training import Config as Training
 from ray_jobs.history_training import build_task
 from ray_jobs.sweep_cells import kept_in
+from ray_jobs.tables.history import HISTORY_SWEEPS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
-from ray_jobs.tables.vista import HISTORY_SWEEPS
 from tests.factories import seed_interactions
 
 FAST = {

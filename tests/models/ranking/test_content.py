@@ -3,7 +3,16 @@
 import pyarrow as pa
 import pytest
 
-from models.ranking.content import SUMMARY, TOKENS, ContentVersionError, carried, only_version, require_content
+from models.ranking.content import (
+    HELD,
+    SUMMARY,
+    TOKENS,
+    ContentVersionError,
+    carried,
+    only_version,
+    readable_summaries,
+    require_content,
+)
 from tests.models.ranking.test_examples import fitted, rows
 
 
@@ -59,3 +68,21 @@ def test_training_rows_are_of_one_version():
     for versions, said in ((["a", "b"], "of a and b"), ([""], "of no version"), (["", "a"], "of no version and a")):
         with pytest.raises(ContentVersionError, match=f"{said}, so that no ranker .*materialize captions/caption_tok"):
             only_version(versions, TOKENS, "features/training_set")
+
+
+def test_a_row_carries_the_summary_that_the_ranker_can_read():
+    """The newest of its version, else the held one, else none; and another version only where there is no other."""
+    names = ["user_summary", "user_summary_scales", "user_summary_version"]
+    newest = [b"n", [1.0], "A"], [b"n", [1.0], "B"], [b"n", [1.0], "B"], [None, None, ""], [b"n", [1.0], "B"]
+    held = [None, None, None], [b"h", [2.0], "A"], [None, None, "A"], [None, None, None], [None, None, None]
+    types = dict(zip(names, (pa.binary(), pa.list_(pa.float32()), pa.string()), strict=True))
+    rows = {n: pa.array([row[i] for row in newest], types[n]) for i, n in enumerate(names)}
+    rows |= {HELD[n]: pa.array([row[i] for row in held], types[n]) for i, n in enumerate(names)}
+    found, counts = readable_summaries(pa.table(rows), "A")
+    assert found.column_names == names and counts == {"newest": 1, "held": 1, "missing": 2}
+    assert found["user_summary"].to_pylist() == [b"n", b"h", None, None, b"n"]
+    assert found["user_summary_scales"].to_pylist() == [[1.0], [2.0], None, None, [1.0]]
+    with pytest.raises(ContentVersionError, match="given version B"):
+        require_content(found, SUMMARY, {"user_summary_version": "A"})
+    require_content(found.slice(0, 4), SUMMARY, {"user_summary_version": "A"})
+    assert readable_summaries(pa.table(rows).slice(0, 0), "A")[1] == {"newest": 0, "held": 0, "missing": 0}
