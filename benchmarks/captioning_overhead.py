@@ -41,13 +41,14 @@ def catalogue(dataset: str, count: int) -> Any:
 
 def interpret_alone(config: Any, rows: list[dict[str, Any]], threads: int) -> dict[str, Any]:
     """The engine alone on ``rows`` of a plan, with validation and repairs: records by content."""
-    from ray_jobs.captioner import CAPTION, Captioner
+    from ray_jobs.caption_accounts import CAPTION
+    from ray_jobs.captioner import Captioner
     from ray_jobs.interpretation.interpreter import Content
 
     found: dict[str, Any] = {}
 
     class Alone(Captioner):
-        def _keep_accounts(self, outcomes: Any, purpose: str) -> None:
+        def _keep(self, *_: Any) -> None:
             """Keeps nothing."""
 
     captioner = Alone(config, threads)

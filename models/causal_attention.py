@@ -180,7 +180,7 @@ class CausalLinearBlock(QuasiLinearBlock):
             if last:
                 return x_BLD, after_BHEE
             read = causal_read(F.silu(q[0].to(mean_BHEE.dtype)), k, v, weights, mean_BHEE)
-        return self.mixed(x_BLD, read), after_BHEE
+        return self.mixed(x_BLD, read.to(x_BLD.dtype)), after_BHEE
 
     def look(self, x_BND: Tensor, mean_BHEE: Tensor) -> Tensor:
         """Tokens that read the whole memory and write nothing; same shape."""

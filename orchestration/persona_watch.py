@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from assets.personas.refreshing import tokens_today
+from assets.resources import Tables
 from models.personas.freshness import FreshnessConfig
 from orchestration.alerts import Alert
 from orchestration.resources.ledger import SqlLedger, ledger_twin
@@ -44,7 +46,8 @@ def persona_looks(
         minutes = int(stats.oldest_seconds // 60)
         told["age"] = (
             f"A persona refresh has waited for {minutes:,} minutes; {stats.depth:,} wait.",
-            "See whether the sensor refresh_personas is on and what its last run says; then launch refresh_personas.",
+            "See what the sensor refresh_personas says (off, a red run, or the day's budget is used up); then launch "
+            "refresh_personas.",
         )
     if stats.failed - min(seen.get("dead", 0), stats.failed) >= limits.dead_refreshes:
         told["dead"] = (
@@ -83,9 +86,9 @@ def persona_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
         description="Launches refresh_personas when a persona refresh is due and none is running, nor forget_user, "
-        "which needs everybody else to be at rest.",
+        "which needs everybody else to be at rest; no more than the day's token budget allows.",
     )
-    def waiting_personas(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def waiting_personas(context: dg.SensorEvaluationContext, tables: Tables) -> dg.RunRequest | dg.SkipReason:
         stats = ledger.persona_queue().stats()
         if not stats.due:
             return dg.SkipReason(f"No persona refresh is due; {stats.depth:,} wait, {stats.leased:,} are worked at.")
@@ -100,6 +103,17 @@ def persona_sensor(settings: Settings) -> dg.SensorDefinition:
                 return dg.SkipReason(
                     f"The last {JOB} failed: {stats.due:,} refreshes of personas wait until {again:%H:%M}."
                 )
-        return dg.RunRequest(tags={"intent": "refresh"})
+        most = settings.persona_daily_tokens
+        if not most:
+            return dg.RunRequest(tags={"intent": "refresh"})
+        spent = tokens_today(tables)
+        if spent >= most:
+            return dg.SkipReason(
+                f"Personas have cost {spent:,} tokens today (UTC), and the day's budget is {most:,}: {stats.due:,} "
+                "refreshes wait until 00:00 UTC. Raise BELVEDERE_PERSONA_DAILY_TOKENS, or launch refresh_personas."
+            )
+        # A worker that has spent it leases no more, and gives back what it has not begun.
+        budget = {"ops": {"drain_persona_queue": {"config": {"token_budget": most - spent}}}}
+        return dg.RunRequest(tags={"intent": "refresh"}, run_config=budget)
 
     return waiting_personas

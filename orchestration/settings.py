@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     persona_token_budget: int = pydantic.Field(
         50_000, ge=0, description="Tokens that all personas may cost; about 1,450 a user with SmolLM2."
     )
+    persona_daily_tokens: int = pydantic.Field(
+        500_000, ge=0, description="Tokens a UTC day from which the sensor refreshes no more personas; 0: no limit."
+    )
     persona_writer: Literal["teacher", "student"] = pydantic.Field(
         "teacher",
         description="Who writes personas: the `teacher`, several calls a user, or the released `student`, one.",
@@ -167,6 +170,11 @@ class Settings(BaseSettings):
     def default_dataset(self) -> str:
         """MovieLens-100K, where `make run` puts it."""
         return f"recbole:{self.home}/datasets/ml-100k"
+
+    @property
+    def mlflow_runs(self) -> str:
+        """Address of MLflow's experiments in its view of models; it opens in that of agents, which shows no metric."""
+        return f"{self.mlflow_ui.rstrip('/')}/#/experiments?workflowType=machine_learning"
 
     @property
     def survey_file(self) -> Path:

@@ -89,7 +89,7 @@ def print_summary(
         console.print(line, markup=False)
     console.print(
         "Open: `make ui`, then http://127.0.0.1:3000 for the lineage (Dagster) and "
-        f"{settings.mlflow_ui} for the candidates (MLflow)."
+        f"{settings.mlflow_runs} for the candidates (MLflow)."
     )
     return 0
 

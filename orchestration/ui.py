@@ -89,7 +89,7 @@ def main() -> int:
         told: set[str] = set()
         addresses = {
             "dagster-webserver": ("Dagster", f"http://127.0.0.1:{dagster_port}"),
-            "mlflow": ("MLflow", f"http://127.0.0.1:{mlflow_port}"),
+            "mlflow": ("MLflow", settings.mlflow_runs),
         }
         while True:
             for name, process in running.items():

@@ -1,12 +1,14 @@
 """The budget of a run: what is about to be asked reserves its most, and gets back what it did not spend."""
 
+import math
 import threading
 
 
 class Budget:
     """Tokens and money that all actors of a run share. Ray runs it as an actor.
 
-    A limit is hard: nothing is asked unless the most that it can cost fits into what is left.
+    A limit is hard: nothing is asked unless the most that it can cost fits into what is left. What was spent counts at
+    its own price: prompts are cheaper than answers, and most of the tokens.
 
     Args:
         tokens: Most tokens; 0: no limit.
@@ -15,11 +17,15 @@ class Budget:
     """
 
     def __init__(self, tokens: int, usd: float, usd_per_token: float):
-        limits = [float(tokens)] if tokens else []
-        if usd and usd_per_token:
-            limits.append(usd / usd_per_token)
-        self.left = min(limits, default=float("inf"))
+        self.tokens = float(tokens) if tokens else math.inf
+        self.usd = usd if usd and usd_per_token else math.inf
+        self.usd_per_token = usd_per_token
         self.lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Tokens that can still be reserved."""
+        return min(self.tokens, self.usd / self.usd_per_token if self.usd_per_token else math.inf)
 
     def reserve(self, most: list[int]) -> int:
         """Reserves the tokens of as many of the requests as fit, in their order. Returns how many."""
@@ -27,10 +33,14 @@ class Budget:
             for place, tokens in enumerate(most):
                 if tokens > self.left:
                     return place
-                self.left -= tokens
+                self._take(tokens, tokens * self.usd_per_token)
             return len(most)
 
-    def settle(self, reserved: int, spent: int) -> None:
-        """Gives back what was reserved, but not spent."""
+    def settle(self, reserved: int, spent: int, usd: float) -> None:
+        """Gives back what was reserved, but not spent: ``spent`` tokens, which cost ``usd``."""
         with self.lock:
-            self.left += reserved - spent
+            self._take(spent - reserved, usd - reserved * self.usd_per_token)
+
+    def _take(self, tokens: int, usd: float) -> None:
+        self.tokens -= tokens
+        self.usd -= usd

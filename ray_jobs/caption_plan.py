@@ -94,6 +94,21 @@ class Config(pydantic.BaseModel, frozen=True):
         cpus = self.cpus_per_actor or max(total // actors, 1.0)
         return Pool(actors, min(cpus, max(node_cpus)), self.gpus_per_actor)
 
+    def highest_price(self) -> float:
+        """USD of a token, prompt's or answer's, whichever is dearer.
+
+        Raises:
+            ValueError: If money is limited, but tokens have no price.
+        """
+        price = self.interpreter.engine
+        highest = max(price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens) / 1e6
+        if self.usd_budget and not highest:
+            raise ValueError(
+                "BELVEDERE_CAPTION_USD_BUDGET limits money, but tokens have no price: set "
+                "BELVEDERE_LLM_USD_PER_MILLION_PROMPT_TOKENS and ..._COMPLETION_TOKENS, or limit tokens."
+            )
+        return highest
+
     @property
     def caption_version(self) -> str:
         """Version of whatever decides a caption but the item: prompt, schema, model, parameters, code."""

@@ -1,7 +1,6 @@
 """The actor that captions batches of contents: generate, validate, repair, account, store."""
 
 import datetime as dt
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from models.language.interpretation import Interpretation
 from models.language.validation import Problem, prompt_phrases, record_problem
+from ray_jobs.caption_accounts import CAPTION, call_row
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import Config, read_frame
 from ray_jobs.images.store import ImageStore
@@ -25,13 +25,11 @@ from ray_jobs.interpretation.interpreter import (
 )
 from ray_jobs.interpretation.loading import load_interpreter
 from ray_jobs.interpretation.prompting import interpretation_prompt
+from ray_jobs.keeper import Keeper
 from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_STORE
 
-CAPTION, CANARY = "caption", "canary"
 COUNTS = ("done", "stored", "dead", "deferred", "calls", "completion_tokens")
-# Answers that are kept at once, and the most that a kill loses beside the requests in flight.
-KEPT_TOGETHER = 16
 # Runs that a content may fail for a passing reason before it is given up for good.
 TRANSIENT_RUNS = 3
 # Item and pixel digest of a content, by key.
@@ -160,8 +158,8 @@ class Captioner:
                 if not asked:
                     break
                 waiting = waiting[len(asked) :]
-                spent = self._ask(asked, attempt, purpose, found, places or {})
-                self._on_budget("settle", reserved, spent)
+                spent, usd = self._ask(asked, attempt, purpose, found, places or {})
+                self._on_budget("settle", reserved, spent, usd)
             if attempt:
                 for content in waiting:
                     found[content.key] = found[content.key]._replace(problem=NO_ROOM, error_class=TRANSIENT)
@@ -169,29 +167,24 @@ class Captioner:
 
     def _ask(
         self, contents: list[Content], attempt: int, purpose: str, found: dict[str, Outcome], places: Places
-    ) -> int:
-        """Asks once, and keeps answers as they come: a kill loses few that were paid for. Returns tokens spent."""
+    ) -> tuple[int, float]:
+        """Asks once, and keeps answers as they come, so that a kill loses none. Returns tokens and USD."""
         taken: set[int] = set()
-        fresh: list[Outcome] = []
         answers: list[Answer] = []
-        spent = 0
-
-        def keep() -> None:
-            # Accounts first: whatever happens in between, what was paid is on record.
-            self._keep_accounts(fresh, purpose)
-            self._store(fresh, places)
-            fresh.clear()
+        price = self.config.interpreter.engine
+        spent, usd = 0, 0.0
+        stored: set[str] = set()
+        keeper = Keeper(lambda fresh: self._keep(fresh, purpose, places, stored))
 
         def take(row: int, answer: Answer) -> None:
-            nonlocal spent
+            nonlocal spent, usd
             content = contents[row]
             earlier = found[content.key].answers if content.key in found else ()
             found[content.key] = self._outcome(content, (*earlier, answer))
             taken.add(row)
-            fresh.append(found[content.key])
             spent += sum(c.prompt_tokens + c.completion_tokens for c in answer.calls)
-            if len(fresh) == KEPT_TOGETHER:
-                keep()
+            usd += sum(price.usd(c.prompt_tokens, c.completion_tokens) for c in answer.calls)
+            keeper.take(found[content.key])
 
         try:
             answers = self.interpreter.interpret(contents, attempt, take)
@@ -203,8 +196,18 @@ class Captioner:
             for row, answer in enumerate(answers):
                 if row not in taken:
                     take(row, answer)
-            keep()
-        return spent
+            keeper.finish()
+        return spent, usd
+
+    def _keep(self, outcomes: Sequence[Outcome], purpose: str, places: Places, stored: set[str]) -> None:
+        """Puts answers on record. The store first: what it holds is paid for once.
+
+        If a kill comes between the two, `caption_accounts.mend_accounts` enters what the ledger lacks.
+        """
+        # Comes again with the same answers after an error of the accounts.
+        self._store([o for o in outcomes if o.content.key not in stored], places)
+        stored.update(o.content.key for o in outcomes)
+        self._keep_accounts(outcomes, purpose)
 
     def _outcome(self, content: Content, answers: tuple[Answer, ...]) -> Outcome:
         """What the last answer makes of a content."""
@@ -234,35 +237,12 @@ class Captioner:
 
     def _keep_accounts(self, outcomes: Sequence[Outcome], purpose: str) -> None:
         """Writes a row of the call ledger for every request that the last answers took."""
-        price = self.config.interpreter.engine
         now = dt.datetime.now(dt.UTC)
-        rows = []
-        for outcome in outcomes:
-            attempt = len(outcome.answers) - 1
-            for request, call in enumerate(outcome.answers[-1].calls):
-                # Time is part of the digest: the same content may be paid for again, after a kill.
-                name = f"{self.config.run_id}|{outcome.content.key}|{attempt}|{request}|{now.isoformat()}"
-                rows.append(
-                    {
-                        "call_id": hashlib.sha256(name.encode()).hexdigest()[:32],
-                        "run_id": self.config.run_id,
-                        "content_key": outcome.content.key,
-                        "purpose": purpose,
-                        "attempt": attempt,
-                        "request": request,
-                        "outcome": call.outcome,
-                        "prompt_tokens": call.prompt_tokens,
-                        "completion_tokens": call.completion_tokens,
-                        "image_tokens": call.image_tokens,
-                        "cached_tokens": call.cached_tokens,
-                        "usd": price.usd(call.prompt_tokens, call.completion_tokens),
-                        "price_version": price.price_version,
-                        "wall_seconds": call.seconds,
-                        "gpu_seconds": call.seconds * self.gpus,
-                        "caption_version": self.config.caption_version,
-                        "created_timestamp": now,
-                    }
-                )
+        rows = [
+            call_row(self.config, o.content.key, purpose, len(o.answers) - 1, request, call, self.gpus, now)
+            for o in outcomes
+            for request, call in enumerate(o.answers[-1].calls)
+        ]
         self.config.warehouse.append(CALL_LEDGER, pa.Table.from_pylist(rows, CALL_LEDGER.schema))
 
 

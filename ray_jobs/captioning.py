@@ -9,14 +9,14 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pydantic
 
 from ray_jobs import caption_canaries
 from ray_jobs.actors import map_blocks
+from ray_jobs.caption_accounts import SPENT, ledger_totals, mend_accounts
 from ray_jobs.caption_budget import Budget
-from ray_jobs.caption_plan import Config, Plan, Pool, plan, read_frame
+from ray_jobs.caption_plan import Config, Plan, Pool, plan
 from ray_jobs.captioner import Captioner
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.checkpoints import checkpoint_folder
@@ -82,13 +82,7 @@ def shared_budget(config: Config) -> Any:
 
     if not config.token_budget and not config.usd_budget:
         return None
-    price = config.interpreter.engine
-    highest = max(price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens) / 1e6
-    if config.usd_budget and not highest:
-        raise ValueError(
-            "BELVEDERE_CAPTION_USD_BUDGET limits money, but tokens have no price: set "
-            "BELVEDERE_LLM_USD_PER_MILLION_PROMPT_TOKENS and ..._COMPLETION_TOKENS, or limit tokens."
-        )
+    highest = config.highest_price()
     # A run that comes back after an error goes on with what it left.
     spent = ledger_totals(config)
     tokens = config.token_budget - int(spent["prompt_tokens"] + spent["completion_tokens"])
@@ -146,6 +140,7 @@ def run(config: Config) -> Result:
         EngineUnavailableError: If the model cannot be reached.
     """
     started = time.monotonic()
+    mend_accounts(config)
     todo = plan(config)
     note("captions", todo.sentence())
     totals: dict[str, int] = {}
@@ -193,22 +188,8 @@ def result_of(
 
 def nothing_to_do(config: Config, todo: Plan) -> Result:
     """The result of a plan that wants nothing; no job is needed for it."""
+    mend_accounts(config)
     return result_of(config, todo, {}, 0, [], 0.0)
-
-
-SPENT = ("calls", "failed_calls", "prompt_tokens", "completion_tokens", "usd")
-
-
-def ledger_totals(config: Config) -> dict[str, float]:
-    """What the run spent, as the call ledger has it: a run that was killed and came back counts as one."""
-    names = ["outcome", "prompt_tokens", "completion_tokens", "usd", "created_timestamp"]
-    rows = read_frame(config.warehouse, CALL_LEDGER, names, [("run_id", "=", config.run_id)])
-    made = (
-        rows.height,
-        rows.filter(pl.col("outcome") != "ok").height,
-        *(float(np.sum(rows[name].to_numpy())) for name in SPENT[2:]),
-    )
-    return dict(zip(SPENT, made, strict=True))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pydantic
@@ -17,12 +16,14 @@ from models.identity import version_of
 from models.language.adapters import LoraSettings, save_adapter
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
-from models.personas.release import Bounds, failed_gates, fidelity
+from models.personas.release import Bounds, Gate, Verdict, differences, fidelity, gates, verdict
+from models.ranking.bootstrap import Interval
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import EngineSetupError, LanguageEngineConfig
 from ray_jobs.persona_evaluation import examine, outcomes
+from ray_jobs.persona_examined import Held, parameters_of
 from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, part_of, put_lessons, read_lessons, teach
 from ray_jobs.persona_planning import Plan, earlier, later, make_plan, read_history
 from ray_jobs.persona_student import student_digest
@@ -84,6 +85,7 @@ class ArmResult(pydantic.BaseModel, frozen=True):
 
     writer: str
     metrics: dict[str, float]
+    differences: dict[str, Interval] = pydantic.Field(description="To the teacher, paired by user, with intervals.")
     calls_per_user: float
     tokens_per_user: float
     seconds_per_user: float
@@ -94,7 +96,7 @@ class Result(pydantic.BaseModel, frozen=True):
 
     fitted: Fitted
     arms: list[ArmResult]
-    failed: list[str] = pydantic.Field(description="Gates that the student failed, one sentence each.")
+    gates: list[Gate] = pydantic.Field(description="Conditions of a release, and what became of each.")
     student: StudentConfig
     lessons: str = pydantic.Field(description="Artifact of the lessons.")
     num_lessons: dict[str, int]
@@ -104,6 +106,16 @@ class Result(pydantic.BaseModel, frozen=True):
     llm_calls: int = pydantic.Field(description="Of the teacher, for lessons that were not kept yet.")
     prompt_tokens: int
     completion_tokens: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the gates say together."""
+        return verdict(self.gates)
+
+    @property
+    def failed(self) -> list[str]:
+        """Why the student is not released, a sentence a gate; empty if it is."""
+        return [gate.said for gate in self.gates if gate.state != "passed"]
 
 
 def run(config: Config) -> Result:
@@ -160,12 +172,11 @@ def run(config: Config) -> Result:
         cpus_per_worker=config.cpus,
     )
     student = keep_student(config, fitted)
-    arms = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
-    by_name = {arm.writer: arm.metrics for arm in arms}
+    arms, found = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
     return Result(
         fitted=fitted,
         arms=arms,
-        failed=failed_gates(by_name["student"], by_name["teacher"], config.bounds),
+        gates=found,
         student=student,
         lessons=artifact,
         num_lessons={part: len(rows) for part, rows in lessons.items()},
@@ -216,36 +227,43 @@ def _plan(config: Config) -> Plan:
     )
 
 
-def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float) -> list[ArmResult]:
+def _examine(
+    config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float
+) -> tuple[list[ArmResult], list[Gate]]:
     if not users.height:
         raise ValueError("No user is held out for the verdict: raise token_budget or held_share.")
     held = _held(config, plan, users)
     examined = examine(
-        [user["request"] for user in held],
+        held,
         config.engine,
         student,
         config.max_new_tokens,
+        warehouse=config.warehouse,
         artifacts=config.artifacts,
         # By who is held out, too: users who are forgotten make room for others under the same name.
-        name=f"{config.name}-{version_of(requests=[user['request'] for user in held])}",
+        name=f"{config.name}-{version_of(requests=[user.request for user in held])}",
+        parameters=parameters_of(config.interests, config.exploration),
         cpus=config.cpus,
         gpus=gpus,
     )
-    teacher = outcomes(examined["teacher"], held)
-    return [
+    told = {arm: outcomes(found, held) for arm, found in examined.items()}
+    teacher = told["teacher"]
+    arms = [
         ArmResult(
             writer=arm,
-            metrics=fidelity(outcomes(found, held), teacher),
+            metrics=fidelity(told[arm], teacher),
+            differences=differences(told[arm], teacher, config.bounds),
             calls_per_user=found.calls / len(held),
             tokens_per_user=found.tokens / len(held),
             seconds_per_user=found.seconds / len(held),
         )
         for arm, found in examined.items()
     ]
+    return arms, gates(told["student"], teacher, config.bounds)
 
 
-def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each held-out user the request, the interests' shares, and clusters known and liked later."""
+def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[Held]:
+    """Each held-out user with what is asked, and what was known and liked later."""
     history = read_history(config.warehouse, users["user_id"].to_list())
     known = earlier(history, config.held_events).drop_nulls("cluster")
     liked = later(history, config.held_events).filter("liked").drop_nulls("cluster")
@@ -253,16 +271,22 @@ def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any
         name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
         for name, rows in (("known", known), ("later", liked))
     }
-    shares: dict[str, dict[int, float]] = {}
-    for user, cluster, share in plan.interests.select("user_id", "cluster", "share").iter_rows():
-        shares.setdefault(user, {})[cluster] = share
+    told = {
+        name: {user: rows.to_dicts() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
+        for name, frame in (("interests", plan.interests), ("candidates", plan.candidates))
+    }
+    seen = dict(earlier(history, config.held_events).group_by("user_id").agg(pl.col("position").max()).iter_rows())
     return [
-        {
-            "request": request,
-            "shares": shares[user],
-            "known": clusters["known"].get(user, []),
-            "later": clusters["later"].get(user, []),
-        }
+        Held(
+            user,
+            request,
+            shares={i["cluster"]: i["share"] for i in told["interests"][user]},
+            known=clusters["known"].get(user, []),
+            later=clusters["later"].get(user, []),
+            interests=told["interests"][user],
+            candidates=told["candidates"].get(user, []),
+            seen_until=seen[user],
+        )
         for user, request in users.select("user_id", "request").iter_rows()
     ]
 

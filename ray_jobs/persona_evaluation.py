@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,17 @@ from models.personas.release import Outcome
 from ray_jobs.actors import map_blocks
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.language.engine import LanguageEngineConfig, load_engine
+from ray_jobs.persona_examined import KEPT_OF, Held, Said, is_kept, keep
 from ray_jobs.persona_prompts import Request
 from ray_jobs.persona_student import StudentWriter, load_student
 from ray_jobs.persona_writers import StudentConfig, Writer, Written, load_writer
 from ray_jobs.progress import Progress
+from ray_jobs.warehouse import Warehouse
 
 Arm = Literal["teacher", "untaught", "student", "student_free"]
 ARMS: tuple[Arm, ...] = ("teacher", "untaught", "student", "student_free")
+# The gates' own first: a base that was not taught writes to the token limit, and takes longer than all others.
+TURNS: tuple[Arm, ...] = ("teacher", "student", "student_free", "untaught")
 EXAMINATION = "examination.json"
 
 
@@ -69,7 +74,7 @@ class Examiner:
         return StudentWriter(self.engine, held=arm != "student_free")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Examines a batch (``arm``, one for all; ``request``); one row with the `Examination` as JSON."""
+        """Examines a batch (``arm``, one for all; ``request``); one row: `Examination` and texts as JSON."""
         arm: Arm = batch["arm"][0].as_py()
         requests = [Request.model_validate_json(request) for request in batch["request"].to_pylist()]
         writer = self._writer(arm)
@@ -83,7 +88,8 @@ class Examiner:
             tokens=spent.prompt_tokens + spent.completion_tokens,
             seconds=seconds,
         )
-        return pa.table({"arm": [arm], "examination": [found.model_dump_json()]})
+        texts = [[Said(i.cluster, sentence, i.titles) for i, sentence in written.sentences] for written in personas]
+        return pa.table({"arm": [arm], "examination": [found.model_dump_json()], "texts": [json.dumps(texts)]})
 
 
 def _row(request: Request, written: Written) -> tuple[bool, list[int], list[tuple[int, int]]]:
@@ -92,49 +98,60 @@ def _row(request: Request, written: Written) -> tuple[bool, list[int], list[tupl
 
 
 def examine(
-    requests: list[str],
+    held: Sequence[Held],
     engine: LanguageEngineConfig,
     student: StudentConfig,
     max_new_tokens: int,
     *,
+    warehouse: Warehouse,
     artifacts: ArtifactStore,
     name: str,
+    parameters: dict[str, Any],
     cpus: float,
     gpus: float,
 ) -> dict[Arm, Examination]:
-    """Examines every arm, one after the other in one actor; what is kept under ``name`` is not repeated."""
+    """Examines every arm, one after the other in one actor; what is kept under ``name`` is not repeated.
+
+    Figures are kept as artifacts, the texts of teacher and student in their table.
+    """
 
     def kept(arm: Arm) -> str:
         return f"persona_examinations/{name}-{arm}"
 
-    missing = [arm for arm in ARMS if not artifacts.exists(kept(arm))]
+    missing = [
+        arm for arm in ARMS if not artifacts.exists(kept(arm)) or (arm in KEPT_OF and not is_kept(warehouse, arm, name))
+    ]
     if missing:
-        blocks = [pa.table({"arm": [arm] * len(requests), "request": requests}) for arm in missing]
+        blocks = [pa.table({"arm": [arm] * len(held), "request": [user.request for user in held]}) for arm in missing]
         arguments = (engine, student, max_new_tokens, max(int(cpus), 1))
-        progress = Progress("examination", len(requests) * len(missing), "personas")
+        progress = Progress("examination", len(held) * len(missing), "personas")
         for row in map_blocks(blocks, Examiner, arguments, actors=1, cpus=cpus, gpus=gpus).iter_rows():
+            found = Examination.model_validate_json(row["examination"])
+            if row["arm"] in KEPT_OF:
+                texts = [[Said(*said) for said in user] for user in json.loads(row["texts"])]
+                keep(warehouse, row["arm"], name, student.version, parameters, held, texts, found.rows)
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / EXAMINATION).write_text(row["examination"], encoding="utf-8")
                 artifacts.put(Path(folder), kept(row["arm"]))
-            progress.add(len(requests))
-    found = {}
+            progress.add(len(held))
+    examined = {}
     for arm in ARMS:
         with artifacts.local(kept(arm)) as local:
             text = (local / EXAMINATION).read_text(encoding="utf-8")
-        found[arm] = Examination.model_validate_json(text)
-    return found
+        examined[arm] = Examination.model_validate_json(text)
+    return examined
 
 
-def outcomes(examined: Examination, held: list[dict[str, Any]]) -> list[Outcome]:
+def outcomes(examined: Examination, held: Sequence[Held]) -> list[Outcome]:
     """The examination beside what is known of each held-out user.
 
     Args:
         examined: One arm's.
-        held: In the same order: ``request``, ``shares`` (by cluster), ``later``, ``known`` (clusters).
+        held: In the same order.
     """
     found = []
     for (followed, described, explored), user in zip(examined.rows, held, strict=True):
-        request = json.loads(user["request"])
+        request = json.loads(user.request)
         found.append(
             Outcome(
                 followed,
@@ -142,9 +159,9 @@ def outcomes(examined: Examination, held: list[dict[str, Any]]) -> list[Outcome]
                 frozenset(described),
                 len(request["anchors"]),
                 frozenset(explored),
-                user["shares"],
-                frozenset(user["later"]),
-                frozenset(user["known"]),
+                user.shares,
+                frozenset(user.later),
+                frozenset(user.known),
             )
         )
     return found

@@ -21,6 +21,7 @@ from models.personas.measures import OWN, Line, lines_of, rated
 from ray_jobs.embedding_store import as_matrix, embed
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.persona_claims import split_claims
+from ray_jobs.persona_examined import HELD_EVENTS, TEST, Examined, read_examined
 from ray_jobs.persona_measuring import (
     Knobs,
     claims_grounding,
@@ -218,8 +219,28 @@ def show(panel: Panel, rows: pl.DataFrame, grounding: Grounding, seed: int) -> l
     return made
 
 
+def measure_examined(
+    world: World, examined: Examined, vector_of: Texts, labels: list[str], knobs: Knobs
+) -> tuple[list[Measured], float]:
+    """All measures of what a student, or its teacher, said of held-out users; and the threshold of grounding."""
+    panel, claim_MD = examined.panel, vector_of(examined.claims)
+    grounding = claims_grounding(world, panel, claim_MD, knobs)
+    size = panel.users.height
+    past = [rated("instruction_following_rate", OWN, examined.followed_U, np.ones(size), weights(panel, knobs))]
+    past += measure_past(
+        world, panel, claim_MD, examined.exploration, knobs, grounding=grounding, planned_U=examined.asked_U
+    )
+    # As of planned personas: restriction is by the labels, which stand in every persona of these interests.
+    later = measure_later(world, panel, examined.later, vector_of(labels), vector_of(_labels(panel)), knobs)
+    lines = _lines(lines_of(past), examined.writer, HELD_EVENTS)
+    return lines + _lines(lines_of(later), examined.writer, HELD_EVENTS, TEST), grounding.threshold
+
+
 def run(config: Config) -> Result:
-    """Measures the personas of the table and those that both groupings plan; writes nothing but embeddings."""
+    """Measures the personas of the table, those that both groupings plan, and those of an examined student.
+
+    Writes nothing but embeddings.
+    """
     world, parameters = read_world(config.warehouse), read_parameters(config.warehouse)
     knobs, labels = config.knobs, world.clusters["label"].to_list()
     plan, rows, written = read_written(config, world, parameters)
@@ -227,7 +248,9 @@ def run(config: Config) -> Result:
     titles = written.interests.group_by("user", maintain_order=True).agg("evidence_titles")
     texts = dict(rows.join(written.users, on="user_id").select("user", "persona").iter_rows())
     sentences = [c for user, shown in titles.iter_rows() for c in split_claims(texts[user], shown)]
+    examined = read_examined(config.warehouse, world)
     told = [*sentences, *(text for p in panels for text in _labels(p.panel))]
+    told += [text for e in examined for text in (*e.claims, *_labels(e.panel))]
     vector_of = Texts.encoded(config, world, [*labels, *told] if told else [])
     lines, left_out, thresholds, shown = [], [], {}, []
 
@@ -255,6 +278,13 @@ def run(config: Config) -> Result:
         )
         lines += _lines(lines_of(found), WRITTEN)
         shown = show(written, rows, grounding, knobs.seed)
+
+    for one in examined:
+        if one.panel.interests["user"].n_unique() < 2:
+            left_out.append(f"{one.writer}: it has usable sentences of fewer than two held-out users.")
+            continue
+        found_lines, thresholds[one.writer] = measure_examined(world, one, vector_of, labels, knobs)
+        lines += found_lines
 
     whole = {p.personas: p.panel for p in panels if not p.rule}
     for personas, rule, panel in panels:

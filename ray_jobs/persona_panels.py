@@ -96,10 +96,14 @@ def read_parameters(warehouse: Warehouse) -> Parameters:
     """Reads what the personas were planned with."""
     (row,) = warehouse.read(PERSONA_COVERAGE, ["parameters"]).to_pylist()
     said = json.loads(row["parameters"])
-    interests = said.pop("interests")
-    terms = InterestConfig().terms.__class__(**interests.pop("terms"))
-    exploration = ExplorationConfig(**said.pop("exploration"))
-    return Parameters(InterestConfig(**interests, terms=terms), exploration, **said)
+    interests, exploration = interests_of(said.pop("interests")), ExplorationConfig(**said.pop("exploration"))
+    return Parameters(interests, exploration, **said)
+
+
+def interests_of(said: dict[str, Any]) -> InterestConfig:
+    """Knobs of the interests out of their JSON."""
+    terms = InterestConfig().terms.__class__(**said["terms"])
+    return InterestConfig(**said | {"terms": terms})
 
 
 def before(history: pl.DataFrame, rule: str, config: InterestConfig) -> pl.DataFrame:

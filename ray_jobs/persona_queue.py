@@ -131,8 +131,8 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
         """See `RefreshQueue.lease`."""
         now = now or _now()
         with self._begin() as connection:
-            due = sa.select(PERSONA_REFRESH).where(_due(now)).order_by(C.priority, C.enqueued, C.id).limit(most)
-            rows = connection.execute(due.with_for_update(skip_locked=True)).all()
+            found = [row for select in due_rows(most, now) for row in connection.execute(select).all()]
+            rows = sorted(found, key=lambda r: (r.priority, r.enqueued, r.id))[:most]
             # Whoever held it never came back to say why: such a row may be what kills workers.
             spent = [r.id for r in rows if r.attempts >= self.max_attempts]
             if spent:
@@ -157,36 +157,29 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
 
     def renew(self, leases: Iterable[Lease], seconds: float, now: dt.datetime | None = None) -> list[Lease]:
         """See `RefreshQueue.renew`."""
-        until = (now or _now()) + dt.timedelta(seconds=seconds)
+        until, asked = (now or _now()) + dt.timedelta(seconds=seconds), sorted(leases, key=lambda held: held.user_id)
         with self._begin() as connection:
-            return [
-                lease
-                for lease in sorted(leases, key=lambda held: held.user_id)
-                if connection.execute(
-                    sa.update(PERSONA_REFRESH).where(_held(lease)).values(lease_until=until).returning(C.id)
-                ).first()
-            ]
+            mine = self._mine(connection, asked)
+            self._end(connection, list(mine), {"lease_until": until}, free=False)
+        return [lease for lease in asked if lease.id in mine]
 
     def complete(self, leases: Sequence[tuple[Lease, str, str]], now: dt.datetime | None = None) -> list[bool]:
         """See `RefreshQueue.complete`."""
-        now, held = now or _now(), [False] * len(leases)
+        now, ended = now or _now(), dict[tuple[str, str], list[int]]()
         with self._begin() as connection:
-            for place in sorted(range(len(leases)), key=lambda p: leases[p][0].user_id):
-                lease, outcome, remark = leases[place]
-                row = self._mine(connection, lease)
-                if row is None:
-                    continue
-                held[place] = True
-                if not self._again(connection, row, lease, now):
-                    done = {"state": "done", "finished": now, "outcome": outcome, "error": remark[:MAX_ERROR]}
-                    self._end(connection, row, done)
-        return held
+            mine = self._mine(connection, [lease for lease, _, _ in leases])
+            for lease, outcome, remark in leases:
+                if lease.id in mine and not self._again(connection, mine[lease.id], lease, now):
+                    ended.setdefault((outcome, remark[:MAX_ERROR]), []).append(lease.id)
+            for (outcome, remark), ids in ended.items():
+                self._end(connection, ids, {"state": "done", "finished": now, "outcome": outcome, "error": remark})
+        return [lease.id in mine for lease, _, _ in leases]
 
     def fail(self, lease: Lease, error: str, *, retryable: bool, now: dt.datetime | None = None) -> bool:
         """See `RefreshQueue.fail`."""
         now = now or _now()
         with self._begin() as connection:
-            row = self._mine(connection, lease)
+            row = self._mine(connection, [lease]).get(lease.id)
             if row is None:
                 return False
             if self._again(connection, row, lease, now):
@@ -197,18 +190,16 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
             pause = min(self.backoff_seconds * 2 ** (row.attempts - 1), self.max_backoff_seconds)
             # Jitter: what failed together shall not come back together.
             later = now + dt.timedelta(seconds=pause * random.uniform(1.0, 1.25))
-            self._end(connection, row, {"state": "queued", "not_before": later, "error": error[:MAX_ERROR]})
+            self._end(connection, [row.id], {"state": "queued", "not_before": later, "error": error[:MAX_ERROR]})
         return True
 
     def release(self, leases: Iterable[Lease], pause: float = 0.0, now: dt.datetime | None = None) -> int:
         """See `RefreshQueue.release`."""
         due = (now or _now()) + dt.timedelta(seconds=pause)
         with self._begin() as connection:
-            rows = [self._mine(connection, lease) for lease in sorted(leases, key=lambda held: held.user_id)]
-            found = [r for r in rows if r is not None]
-            for row in found:
-                self._end(connection, row, {"state": "queued", "attempts": row.attempts - 1, "not_before": due})
-        return len(found)
+            mine = self._mine(connection, list(leases))
+            self._end(connection, list(mine), {"state": "queued", "attempts": C.attempts - 1, "not_before": due})
+        return len(mine)
 
     def recover(self, owner: str) -> int:
         """See `RefreshQueue.recover`."""
@@ -287,18 +278,23 @@ class PersonaQueue(pydantic.BaseModel, RefreshQueue, frozen=True):
             gone = sa.delete(PERSONA_REFRESH).where(C.user_id.in_(list(user_ids)))
             return len(connection.execute(gone.returning(C.id)).all())
 
-    def _mine(self, connection: sa.Connection, lease: Lease) -> Any:
-        return connection.execute(sa.select(PERSONA_REFRESH).where(_held(lease)).with_for_update()).first()
+    def _mine(self, connection: sa.Connection, leases: Sequence[Lease]) -> dict[int, Any]:
+        """The rows of leases that are still held, by id; locked in one order everywhere."""
+        fences = {lease.id: lease.fence for lease in leases}
+        asked = sa.select(PERSONA_REFRESH).where(C.id.in_(list(fences)), C.state == "leased").order_by(C.user_id)
+        rows = connection.execute(asked.with_for_update()).all() if fences else []
+        return {row.id: row for row in rows if row.fence == fences[row.id]}
 
-    def _end(self, connection: sa.Connection, row: Any, values: dict[str, Any]) -> None:
-        ended = values | {"lease_owner": None, "lease_until": None}
-        connection.execute(sa.update(PERSONA_REFRESH).where(C.id == row.id).values(**ended))
+    def _end(self, connection: sa.Connection, ids: Sequence[int], values: dict[str, Any], free: bool = True) -> None:
+        ended = values | ({"lease_owner": None, "lease_until": None} if free else {})
+        if ids:
+            connection.execute(sa.update(PERSONA_REFRESH).where(C.id.in_(ids)).values(**ended))
 
     def _again(self, connection: sa.Connection, row: Any, lease: Lease, now: dt.datetime) -> bool:
         """Queues a row again that was asked for anew while it was worked at."""
         if row.generation == lease.generation:
             return False
-        self._end(connection, row, {"state": "queued", "attempts": 0, "not_before": now, "error": ""})
+        self._end(connection, [row.id], {"state": "queued", "attempts": 0, "not_before": now, "error": ""})
         return True
 
 
@@ -306,9 +302,28 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def due_rows(most: int, now: dt.datetime) -> list[sa.Select[Any]]:
+    """What a worker may lease, the most urgent first: rows that wait, and rows whose lease has ended.
+
+    Two selects, as each of them goes along the index and ends after ``most`` rows; one for both sorts all that are due.
+    """
+    return [
+        sa.select(PERSONA_REFRESH)
+        .where(which)
+        .order_by(C.priority, C.enqueued, C.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        for which in (_waits(now), _ended(now))
+    ]
+
+
+def _waits(now: dt.datetime) -> Any:
+    return sa.and_(C.state == "queued", C.not_before <= now)
+
+
+def _ended(now: dt.datetime) -> Any:
+    return sa.and_(C.state == "leased", C.lease_until <= now)
+
+
 def _due(now: dt.datetime) -> Any:
-    return sa.or_(sa.and_(C.state == "queued", C.not_before <= now), sa.and_(C.state == "leased", C.lease_until <= now))
-
-
-def _held(lease: Lease) -> Any:
-    return sa.and_(C.id == lease.id, C.fence == lease.fence, C.state == "leased")
+    return sa.or_(_waits(now), _ended(now))

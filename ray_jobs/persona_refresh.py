@@ -344,6 +344,19 @@ def _told_to_end() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def start_workers(config: Config) -> list[Any]:
+    """The actors. One that dies is started again under its name, takes its leases over, and goes on."""
+    import ray
+
+    cpus, gpus = resources_of(config.writing)
+    # Two threads: one works, one hears `stop`. Calls are tried again as long as the actor is started again: a lost node
+    # refuses several connections before anybody knows that it is lost.
+    actor: Any = ray.remote(PersonaRefresher).options(
+        num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=-1, max_concurrency=2
+    )
+    return [actor.remote(config, n, None, max(int(cpus), 1)) for n in range(config.writing.num_actors)]
+
+
 def run(config: Config) -> Result:
     """Drains the queue once.
 
@@ -353,12 +366,7 @@ def run(config: Config) -> Result:
     import ray
 
     make_stores(config.writing.warehouse, *STORES)
-    cpus, gpus = resources_of(config.writing)
-    # Two threads: one works, one hears `stop`.
-    actor: Any = ray.remote(PersonaRefresher).options(
-        num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS, max_concurrency=2
-    )
-    workers: list[Any] = [actor.remote(config, n, None, max(int(cpus), 1)) for n in range(config.writing.num_actors)]
+    workers = start_workers(config)
     pending = [worker.drain.remote() for worker in workers]
     with _told_to_end() as told:
         left, until, compacted = pending, 0.0, time.monotonic()

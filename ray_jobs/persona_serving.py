@@ -75,6 +75,7 @@ class Answer(NamedTuple):
         persona: The persona, if there is one; a stale one still serves.
         interest: One existing interest, drawn uniformly.
         exploration: One novel interest, drawn uniformly; None if there is none.
+        events: The user's newest events, newest first.
     """
 
     state: Literal["fresh", "stale", "missing"]
@@ -82,6 +83,7 @@ class Answer(NamedTuple):
     persona: ServedPersona | None
     interest: dict[str, Any] | None
     exploration: dict[str, Any] | None
+    events: list[Event]
 
 
 class Asking:
@@ -222,7 +224,7 @@ class PersonaReader:
             interests = [{"cluster": c, "label": self.config.catalogue.labels[c]} for c in popular]
         self.counted.add(**{state: 1, f"from_{source}": 1})
         interest, exploration = sample(interests, request_id, "interest"), sample(explorations, request_id, "explore")
-        return Answer(state, source, persona, interest, exploration)
+        return Answer(state, source, persona, interest, exploration, events)
 
     def _from_clusters(self, events: list[Event]) -> list[dict[str, Any]]:
         """The strongest clusters of a history, however few items they have: the request has nothing better."""
@@ -235,11 +237,17 @@ class PersonaReader:
 def load_catalogue(warehouse: Warehouse) -> Catalogue:
     """Labels and popular clusters, from the newest tables."""
     profiles = pl.DataFrame(warehouse.read(CLUSTER_PROFILES, ["cluster", "label"]))
-    parts = [pl.DataFrame(p) for p in warehouse.batches(ITEM_POPULARITY, ["item_id", "num_likes"])]
-    parts = [p.group_by("item_id").agg(pl.col("num_likes").max()) for p in parts]
-    schema = {"item_id": pl.String, "num_likes": pl.Int64}
-    likes = pl.concat([pl.DataFrame(schema=schema), *parts]).group_by("item_id").agg(pl.col("num_likes").max())
-    clusters = pl.DataFrame(warehouse.read(SEMANTIC_IDS, ["item_id", "cluster"])).join(likes, on="item_id")
+    clusters = pl.DataFrame(warehouse.read(SEMANTIC_IDS, ["item_id", "cluster"])).join(
+        count_likes(warehouse), on="item_id"
+    )
     popular = clusters.group_by("cluster").agg(pl.col("num_likes").sum()).join(profiles, on="cluster", how="semi")
     ranked = popular.sort(["num_likes", "cluster"], descending=[True, False])
     return Catalogue(labels=dict(profiles.iter_rows()), popular=ranked["cluster"].to_list())
+
+
+def count_likes(warehouse: Warehouse) -> pl.DataFrame:
+    """Likes of every item that has any events, from the newest table: ``item_id``, ``num_likes``."""
+    parts = [pl.DataFrame(p) for p in warehouse.batches(ITEM_POPULARITY, ["item_id", "num_likes"])]
+    parts = [p.group_by("item_id").agg(pl.col("num_likes").max()) for p in parts]
+    schema = {"item_id": pl.String, "num_likes": pl.Int64}
+    return pl.concat([pl.DataFrame(schema=schema), *parts]).group_by("item_id").agg(pl.col("num_likes").max())

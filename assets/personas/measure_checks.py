@@ -15,12 +15,13 @@ KEY = dg.AssetKey(["personas", "persona_measures"])
 MIN_FOLLOWED = 0.9
 # Fewer users than this say nothing, whatever their interval.
 MIN_USERS = 20
+PERSONAS = [WRITTEN, "semantic_ids", "salient_terms", "teacher", "student"]
 
 persona_measures_checks = table_checks(
     PERSONA_MEASURES,
     min_rows=0,
     semantic=[
-        Expect("ColumnValuesToBeInSet", column="personas", value_set=[WRITTEN, "semantic_ids", "salient_terms"]),
+        Expect("ColumnValuesToBeInSet", column="personas", value_set=PERSONAS),
         Expect("ColumnValuesToBeInSet", column="period", value_set=["", "valid", "test"]),
         Expect("ColumnPairValuesAToBeGreaterThanB", column_A="high", column_B="low", or_equal=True),
     ],

@@ -12,6 +12,8 @@ WRITTEN = "written"
 PLOTTED = ("grounding_precision", "owner_mrr", "history_coverage", "exploration_valid")
 PLOTTED_LATER = ("next_cluster_hit_seen", "next_cluster_hit_unseen")
 OWN = "own"
+# The split of held-out users, of whom a student and its teacher saw all but the newest events.
+HELD_EVENTS = "held_events"
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -65,7 +67,7 @@ def measures_plot(lines: list[dict[str, Any]], rule: str) -> bytes:
 
 
 def _in_force(row: dict[str, Any], rule: str) -> bool:
-    return bool(row["split_rule"] == rule and row["period"] == "test")
+    return bool(row["split_rule"] in (rule, HELD_EVENTS) and row["period"] == "test")
 
 
 def personas_markdown(shown: list[Any]) -> str:

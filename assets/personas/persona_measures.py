@@ -18,10 +18,12 @@ from models.identity import version_of
 from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, ITEM_EMBEDDINGS, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
-from ray_jobs.tables.personas import PERSONA_MEASURES, USER_PERSONAS
+from ray_jobs.tables.personas import PERSONA_EXAMINED, PERSONA_MEASURES, PERSONA_STUDENTS, USER_PERSONAS
 
 CODE_VERSION = "1"
 INPUTS = (USER_PERSONAS, SPLITS, ITEMS, ITEM_CAPTIONS, SEMANTIC_IDS, CLUSTER_PROFILES, ITEM_EMBEDDINGS)
+# Where somebody has distilled a student.
+IF_THERE = (PERSONA_STUDENTS, PERSONA_EXAMINED)
 
 
 class MeasuresConfig(dg.Config):
@@ -54,7 +56,7 @@ def measures_job(config: MeasuresConfig, tables: Tables, encoder: Any) -> Any:
     key=["personas", "persona_measures"],
     group_name="personas",
     kinds={"ray", "mlflow", "deltalake"},
-    deps=[table.name.split("/") for table in INPUTS],
+    deps=[table.name.split("/") for table in (*INPUTS, PERSONA_STUDENTS)],
     code_version=CODE_VERSION,
     retry_policy=RETRY_TRANSIENT,
     automation_condition=ON_CHANGE,
@@ -72,13 +74,15 @@ def persona_measures(
 ) -> dg.MaterializeResult:
     """How good personas are, each measure beside its controls, with a 95 % interval over users.
 
-    Grain: a set of personas (those of the table, and those that both groupings plan for any user), a split where later
-    events are looked at, a measure, an arm, and a baseline where it is a difference. Read by analysts, with ten
+    Grain: a set of personas (those of the table, those that both groupings plan for any user, and those of a student
+    and its teacher for held-out users), a split where later events are looked at, a measure, an arm, and a baseline
+    where it is a difference. Read by analysts, with ten
     personas and their evidence in MLflow. What looks at later events plans from the training part of each history.
     If this is red: the sentence names the input that is missing; materialize it, or `personas/user_personas` again.
     """
     report, encoder = Report(PERSONA_MEASURES), text_encoder.encoder()
-    inputs = {table.name: tables.version(table) for table in INPUTS}
+    inputs = {t.name: tables.version(t) for t in INPUTS}
+    inputs |= {t.name: found for t in IF_THERE if (found := tables.warehouse().version(t))}
     version = version_of(inputs=inputs, encoder=encoder.identity, code=CODE_VERSION, config=config.model_dump())
     if tables.is_current(PERSONA_MEASURES, version):
         return report.unchanged(tables, version, headline(tables.read(PERSONA_MEASURES).to_pylist()))

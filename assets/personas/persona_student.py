@@ -18,7 +18,7 @@ from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.personas import PERSONA_STUDENTS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 INPUTS = (SPLITS, ITEMS, SEMANTIC_IDS, CLUSTER_PROFILES)
 
 
@@ -134,6 +134,8 @@ def rows_of(done: Any) -> pa.Table:
     common = {
         "student_version": done.student.version,
         "released": not done.failed,
+        "verdict": done.verdict,
+        "gates": "\n".join(f"{gate.name} {gate.state}: {gate.said}" for gate in done.gates),
         "artifact": done.student.artifact,
         "created_timestamp": dt.datetime.now(dt.UTC),
     }
@@ -149,6 +151,8 @@ def said_of(done: Any) -> dict[str, Any]:
     fitted = done.fitted
     return {
         "released": not done.failed,
+        "verdict": done.verdict,
+        "gates": dg.MetadataValue.md("\n".join(f"- {g.name} {g.state}: {g.said}" for g in done.gates)),
         "failed_gates": dg.MetadataValue.md("\n".join(f"- {gate}" for gate in done.failed) or "none"),
         "training_runs": int(fitted.trained),
         "epochs": fitted.epochs,

@@ -1,17 +1,19 @@
 """Personas between two materializations: what the workers of the queue and the readers of requests are told."""
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
+import pyarrow.compute as pc
 import pydantic
 
 from assets.personas.students import released_student
 from assets.personas.user_personas import CODE_VERSION, PersonasConfig, knobs_of, version_in_force
 from assets.resources import Features, LanguageModel, Ledger, Tables, TextEncoder, Tracking
-from ray_jobs.tables.personas import USER_PERSONAS
+from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, USER_PERSONAS
 
 if TYPE_CHECKING:
-    from ray_jobs import persona_refresh, persona_serving
+    from ray_jobs import persona_refresh, persona_retrieval, persona_serving
     from ray_jobs.persona_queue import PersonaQueue
 
 KEY = dg.AssetKey(["personas", "user_personas"])
@@ -136,6 +138,25 @@ def reader_config(
     return persona_serving.Config(catalogue=catalogue, **{k: shared[k] for k in kept})
 
 
+def retriever_config(means: Means, config: RefreshConfig | None = None, budget: int = 50) -> "persona_retrieval.Config":
+    """Config of `ray_jobs.persona_retrieval.PersonaRetriever`, for whoever serves candidates.
+
+    Args:
+        means: What it works with.
+        config: The knobs of the drain.
+        budget: Items of a request.
+    """
+    from models.personas.retrieval import RetrievalConfig
+    from ray_jobs import persona_retrieval
+
+    return persona_retrieval.Config(
+        reader=reader_config(means, config),
+        warehouse=means.tables.warehouse(),
+        encoder=means.text_encoder.encoder(),
+        retrieval=RetrievalConfig(budget=budget),
+    )
+
+
 def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
     """Asks for a refresh of every user of `personas/user_personas`, whose texts are paid for already.
 
@@ -154,6 +175,23 @@ def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
         wanted = [Wanted(u, "missing", clusters, job.writing.persona_version) for u, clusters in digests.items()]
         asked += sum(job.queue.enqueue(wanted))
     return asked
+
+
+def tokens_today(tables: Tables, now: dt.datetime | None = None) -> int:
+    """Tokens that writing personas has cost since midnight (UTC), by whomever: texts and dead letters bear their cost.
+
+    Args:
+        tables: The warehouse.
+        now: The moment; the clock's by default.
+    """
+    midnight = (now or dt.datetime.now(dt.UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
+    spent = 0
+    for table in (PERSONA_STORE, PERSONA_DEAD_LETTERS):
+        if tables.warehouse().exists(table):
+            columns = ["prompt_tokens", "completion_tokens"]
+            found = tables.read(table, columns, pc.field("created_timestamp") >= pc.scalar(midnight))
+            spent += sum(pc.sum(found[name]).as_py() or 0 for name in columns)
+    return spent
 
 
 def observed(queue: "PersonaQueue", max_age_seconds: float, persona_version: str) -> dict[str, int | float]:

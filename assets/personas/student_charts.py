@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from assets.figures import shown
+from models.personas.release import COMPARED
 
 SHOWN = (
     "ifr",
@@ -29,7 +30,16 @@ def fidelity_table(rows: list[dict[str, Any]]) -> dg.MarkdownMetadataValue:
     for name in (*SHOWN, *COSTS):
         digits = 3 if name in SHOWN else 2
         lines.append(f"| {name} | " + " | ".join(f"{row[name]:,.{digits}f}" for row in rows) + " |")
+    for name in COMPARED:
+        lines.append(f"| {name} less the teacher's | " + " | ".join(_interval(row, name) for row in rows) + " |")
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    if row["writer"] == "teacher" or row[f"{name}_difference"] is None:
+        return ""
+    value, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def fidelity_plot(arms: list[Any]) -> dg.MarkdownMetadataValue:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def register(
     """
     mlflow = tracking.connect(EXPERIMENT)
     client = mlflow.MlflowClient()
-    verdict = "kept back" if done.failed else "released"
+    verdict = done.verdict
     wanted = f"name = '{REGISTERED}' and tags.student_version = '{done.student.version}' and tags.verdict = '{verdict}'"
     known = client.search_model_versions(wanted)
     if not known:
@@ -124,7 +125,7 @@ def _log(
     tags: dict[str, str],
 ) -> None:
     fitted = done.fitted
-    told = "released" if not done.failed else f"kept back. {tags['failed_gates']}"
+    told = "released" if not done.failed else f"{done.verdict}. {tags['failed_gates']}"
     with tracking.run(
         context,
         EXPERIMENT,
@@ -171,4 +172,11 @@ def _log(
 def costs_and_metrics(arm: Any) -> dict[str, float]:
     """All figures of a writer (`ray_jobs.persona_distillation.ArmResult`)."""
     costs = ("calls_per_user", "tokens_per_user", "seconds_per_user")
-    return arm.metrics | {name: getattr(arm, name) for name in costs}
+    compared = {
+        f"{name}_difference{end}": value
+        for name, found in arm.differences.items()
+        for end, value in zip(("", "_low", "_high"), found, strict=True)
+        # Of nobody there is no difference.
+        if math.isfinite(value)
+    }
+    return arm.metrics | compared | {name: getattr(arm, name) for name in costs}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pydantic
 
-from models.language.words import words
+from models.language.words import STOPWORDS, words
 
 if TYPE_CHECKING:
     from models.language.interpretation import Interpretation
@@ -43,6 +43,19 @@ _MARKUP = re.compile(
 _CONTROL = re.compile(r"</?item>|<\|[^|]*\|>|```", re.IGNORECASE)
 # Above this code point a letter is not of the Latin script.
 _LATIN_END = 0x0250
+# Sentences have words such as these, and so they tell the languages of one script apart. Left out are those that two
+# languages share, and what is in names.
+_ENGLISH = STOPWORDS - {"a", "an", "as", "do", "he", "in", "me", "no", "on", "so", "was"}
+_FOREIGN = frozenset(
+    word
+    for line in """
+au aus aux avec av che da dans das de dei del della dem der des du e eine einem einen einer el em en es est et ett für
+gli het ich il im ist la las le les lo los mit nel och os para più por pour på qui que sobre som su sur und um uma un
+una une uno vom von y zijn zum zur è är über
+""".splitlines()
+    for word in line.split()
+)
+_FOREIGN_WORDS = 2
 
 
 class Rules(pydantic.BaseModel, frozen=True):
@@ -53,7 +66,7 @@ class Rules(pydantic.BaseModel, frozen=True):
     max_chars: int = pydantic.Field(default=280, description="Most characters.")
     max_word_chars: int = pydantic.Field(default=40, description="Most characters of a subject or a tag.")
     max_text_chars: int = pydantic.Field(default=160, description="Most characters of the text in the image.")
-    min_latin_share: float = pydantic.Field(default=0.8, description="Least share of Latin letters among letters.")
+    min_latin_share: float = pydantic.Field(default=0.8, description="Least share of Latin letters; 0: any language.")
     min_letter_share: float = pydantic.Field(
         default=0.6, description="Least share of letters among visible characters."
     )
@@ -115,6 +128,8 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
         return Problem("not_text", f"Only {len(letters)} of {len(visible)} characters are letters.")
     if sum(ord(c) < _LATIN_END for c in letters) < rules.min_latin_share * len(letters):
         return Problem("language", "The text is not in a Latin script, but the prompt asks for English.")
+    if rules.min_latin_share and _is_foreign(set(found)):
+        return Problem("language", "The text is in another language, but the prompt asks for English.")
     if (most := max(collections.Counter(ngrams(found, 3)).values(), default=0)) > rules.max_ngram_repeats:
         return Problem("repetition", f"One run of three words occurs {most} times.")
     if found and len(set(found)) < rules.min_distinct_share * len(found):
@@ -126,6 +141,11 @@ def problem(text: str, finish: str, rules: Rules, phrases: frozenset[tuple[str, 
     if len(found) > rules.max_words or len(text) > rules.max_chars:
         return Problem("too_long", f"The text has {len(found)} words and {len(text)} characters.")
     return None
+
+
+def _is_foreign(found: set[str]) -> bool:
+    """Whether these words are a sentence of another language; names alone do not make them one."""
+    return len(found & _FOREIGN) >= _FOREIGN_WORDS and found.isdisjoint(_ENGLISH)
 
 
 def record_problem(

@@ -2,7 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from models.ranking.bootstrap import Interval, interval, ratio, user_weights
+
+COMPARED = ("grounding", "next_cluster_recall")
+Verdict = Literal["released", "undecided", "kept back"]
 
 
 class Outcome(NamedTuple):
@@ -38,12 +45,30 @@ class Bounds:
         grounding_margin: Its grounding may lie this much below the teacher's.
         recall_margin: Its next-cluster recall may lie this much below the teacher's.
         min_users: Least held-out users that a verdict rests on; as many must have liked something later.
+        resamples: Bootstrap resamples of users.
+        seed: Seed of the resamples.
     """
 
     min_ifr: float = 0.95
     grounding_margin: float = 0.05
     recall_margin: float = 0.02
     min_users: int = 10
+    resamples: int = 2000
+    seed: int = 17
+
+
+class Gate(NamedTuple):
+    """One condition of a release.
+
+    Attributes:
+        name: What is looked at.
+        state: ``undecided`` where the sample cannot tell whether it holds.
+        said: Figures and bound in a sentence.
+    """
+
+    name: str
+    state: Literal["passed", "undecided", "failed"]
+    said: str
 
 
 def fidelity(outcomes: Sequence[Outcome], teacher: Sequence[Outcome] = ()) -> dict[str, float]:
@@ -64,7 +89,6 @@ def fidelity(outcomes: Sequence[Outcome], teacher: Sequence[Outcome] = ()) -> di
         teacher: The teacher's, of the same users in the same order.
     """
     after = [o for o in outcomes if o.later]
-    named = [o.described | {c for _, c in o.explored} for o in after]
     with_anchors = [o for o in outcomes if o.anchors]
     novel = [o for o in with_anchors if o.later - o.known]
     pairs = [(o, t) for o, t in zip(outcomes, teacher or outcomes, strict=True) if t.explored]
@@ -72,39 +96,92 @@ def fidelity(outcomes: Sequence[Outcome], teacher: Sequence[Outcome] = ()) -> di
         "users": float(len(outcomes)),
         "users_with_later_likes": float(len(after)),
         "ifr": _mean([float(o.followed) for o in outcomes]),
-        "grounding": _mean([len(o.described) / o.asked for o in outcomes]),
+        "grounding": _mean([_grounded(o) for o in outcomes]),
         "coverage": _mean(
             [sum(o.shares[c] for c in o.described) / max(sum(o.shares.values()), 1e-12) for o in outcomes]
         ),
         "exploration_validity": _mean([len(o.explored) / o.anchors for o in with_anchors]),
-        "next_cluster_recall": _mean([len(n & o.later) / len(o.later) for n, o in zip(named, after, strict=True)]),
-        "next_cluster_hit": _mean([float(bool(n & o.later)) for n, o in zip(named, after, strict=True)]),
+        "next_cluster_recall": _mean([_recalled(o) for o in after]),
+        "next_cluster_hit": _mean([float(bool(_named(o) & o.later)) for o in after]),
         "next_novel_hit": _mean([float(bool({c for _, c in o.explored} & (o.later - o.known))) for o in novel]),
         "exploration_agreement": _mean([len(o.explored & t.explored) / len(t.explored) for o, t in pairs]),
     }
 
 
-def failed_gates(student: Mapping[str, float], teacher: Mapping[str, float], bounds: Bounds) -> list[str]:
-    """Why the student may not be released, one sentence a gate; empty if it may.
+def differences(writer: Sequence[Outcome], teacher: Sequence[Outcome], bounds: Bounds) -> dict[str, Interval]:
+    """How much the figures of a writer lie above the teacher's, with 95 % intervals; users are drawn with both figures.
 
     Args:
-        student: As `fidelity` gives it.
-        teacher: The teacher's, of the same users.
+        writer: Of each held-out user.
+        teacher: The teacher's, of the same users in the same order.
+        bounds: Resamples and seed.
+    """
+    weight_RU = user_weights(len(teacher), bounds.resamples, bounds.seed).astype(np.float64)
+    found = {}
+    for name, figure, counts_U in (
+        ("grounding", _grounded, np.ones(len(teacher))),
+        ("next_cluster_recall", _recalled, np.array([float(bool(o.later)) for o in teacher])),
+    ):
+        more_U = np.array([figure(o) - figure(t) for o, t in zip(writer, teacher, strict=True)])
+        value = float(more_U.sum() / counts_U.sum()) if counts_U.any() else float("nan")
+        found[name] = interval(value, ratio(more_U, counts_U, weight_RU))
+    return found
+
+
+def gates(student: Sequence[Outcome], teacher: Sequence[Outcome], bounds: Bounds) -> list[Gate]:
+    """Every condition of a release, with what became of it.
+
+    Where the student is compared, the whole interval of the difference must lie above minus the margin; one that lies
+    below as a whole fails, and one that reaches over the bound is undecided: more users would tell.
+
+    Args:
+        student: Of each held-out user.
+        teacher: The teacher's, of the same users in the same order.
         bounds: What must be reached.
     """
-    failed = []
+    figures = fidelity(student, teacher)
     # Recall is of those with later likes alone.
-    if min(student["users"], student["users_with_later_likes"]) < bounds.min_users:
-        failed.append(
-            f"{student['users']:.0f} held-out users, {student['users_with_later_likes']:.0f} with later likes, are too "
-            f"few for a verdict ({bounds.min_users} are wanted): raise token_budget."
-        )
-    if student["ifr"] < bounds.min_ifr:
-        failed.append(f"The instruction following rate is {student['ifr']:.3f}, below {bounds.min_ifr}.")
-    for name, margin in (("grounding", bounds.grounding_margin), ("next_cluster_recall", bounds.recall_margin)):
-        if student[name] < teacher[name] - margin:
-            failed.append(f"{name} is {student[name]:.3f}, more than {margin} below the teacher's {teacher[name]:.3f}.")
-    return failed
+    enough = min(figures["users"], figures["users_with_later_likes"]) >= bounds.min_users
+    counted = f"{figures['users']:.0f} held-out users, {figures['users_with_later_likes']:.0f} with later likes"
+    short = f" are too few for a verdict ({bounds.min_users} are wanted): raise token_budget."
+    found = [
+        Gate("users", "passed", f"{counted}.") if enough else Gate("users", "undecided", counted + short),
+        # A floor of form, of the student alone: nothing is compared.
+        Gate(
+            "ifr",
+            "passed" if figures["ifr"] >= bounds.min_ifr else "failed",
+            f"The instruction following rate is {figures['ifr']:.3f}; {bounds.min_ifr} is wanted.",
+        ),
+    ]
+    margins = dict(zip(COMPARED, (bounds.grounding_margin, bounds.recall_margin), strict=True))
+    for name, (value, low, high) in differences(student, teacher, bounds).items():
+        bound = -margins[name]
+        said = f"{name} less the teacher's is {value:+.3f} [{low:+.3f}, {high:+.3f}]; {bound:+.3f} may be lost"
+        if low >= bound:
+            found.append(Gate(name, "passed", f"{said}."))
+        elif high < bound:
+            found.append(Gate(name, "failed", f"{said}: the student is worse."))
+        else:
+            found.append(Gate(name, "undecided", f"{said}: too few users to tell, raise token_budget or held_share."))
+    return found
+
+
+def verdict(found: Sequence[Gate]) -> Verdict:
+    """A student is released if every gate passed; kept back without a failure, it is undecided."""
+    states = {gate.state for gate in found}
+    return "kept back" if "failed" in states else "undecided" if "undecided" in states else "released"
+
+
+def _grounded(outcome: Outcome) -> float:
+    return len(outcome.described) / outcome.asked
+
+
+def _named(outcome: Outcome) -> Set[int]:
+    return outcome.described | {c for _, c in outcome.explored}
+
+
+def _recalled(outcome: Outcome) -> float:
+    return len(_named(outcome) & outcome.later) / len(outcome.later) if outcome.later else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -156,8 +156,11 @@ class CausalVista(IncrementalModel):
         """See `IncrementalModel.empty_state`."""
         seeds_KD = self.summarizer.seeds_KD
         head = self.config.width // self.config.heads
+        shape = (num_users, self.config.layers, self.config.heads, head, head)
+        # A network in half precision still remembers in single.
+        dtype = torch.promote_types(seeds_KD.dtype, torch.float32)
         return CausalState(
-            seeds_KD.new_zeros(num_users, self.config.layers, self.config.heads, head, head),
+            torch.zeros(shape, dtype=dtype, device=seeds_KD.device),
             torch.zeros(num_users, dtype=torch.int64, device=seeds_KD.device),
         )
 

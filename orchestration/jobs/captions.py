@@ -28,6 +28,8 @@ def preview(context: dg.OpExecutionContext, tables: Tables, interpreter: Interpr
     from ray_jobs.caption_plan import plan
 
     job = captioning_config(tables, interpreter, context.run.run_id, {})
+    # A budget that nothing could be held against is told here, and not by the run that it was meant for.
+    job.highest_price()
     todo = plan(job)
     context.log.info(f"{todo.sentence()}; caption version {job.caption_version}. Nothing was asked.")
     context.add_output_metadata(

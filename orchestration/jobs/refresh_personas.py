@@ -3,7 +3,15 @@
 import dagster as dg
 
 from assets.failures import data_errors_are_final
-from assets.personas.refreshing import KEY, Means, RefreshConfig, ask_for_written, observed, refresh_config
+from assets.personas.refreshing import (
+    KEY,
+    Means,
+    RefreshConfig,
+    ask_for_written,
+    observed,
+    refresh_config,
+    tokens_today,
+)
 from assets.policies import LLM_POOL
 from assets.resources import Features, LanguageModel, Ledger, RayJobs, Tables, TextEncoder, Tracking
 
@@ -34,6 +42,7 @@ def drain_persona_queue(
         counts = ray_jobs.run(context, "persona_refresh", job).counts._asdict()
     finally:
         state = observed(job.queue, job.freshness.max_age_seconds, job.writing.persona_version)
+        state["tokens_today"] = tokens_today(tables)
         context.log_event(dg.AssetObservation(KEY, metadata=state | counts))
     context.log.info(
         f"{counts['refreshed']:,} personas refreshed ({counts['cached']:,} from texts that were there), "

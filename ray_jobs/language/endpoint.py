@@ -6,6 +6,7 @@ Whatever an endpoint answers becomes a `Reply`; every request that was made is a
 import asyncio
 import os
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ PAID_RETRIES = 1
 # The largest answer: what is not text of it, and each of its tokens, of which each takes six characters when escaped.
 BODY_BYTES, TOKEN_BYTES = 1 << 17, 64
 TRIVIAL = "Say yes."
+# Servers that check requests quote what they refuse: from here on it is an item's text, or its image.
+QUOTED = re.compile(r"(?:<|\\u003c)item|data:image", re.IGNORECASE)
 
 Failure = TypeVar("Failure", EngineSetupError, EngineUnavailableError)
 # Takes a row and its reply.
@@ -54,21 +57,26 @@ class Endpoint:
     """
 
     def __init__(self, config: LanguageEngineConfig):
+        # An address or a key that was read from a file ends with a line break.
+        base = config.base_url.strip()
         try:
-            address = urllib.parse.urlsplit(config.base_url)
-            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
-        except ValueError:
+            address = urllib.parse.urlsplit(base)
+            # The client has rules of its own, beside the standard's.
+            usable = address.scheme in ("http", "https") and address.port != 0 and httpx.URL(base).host
+        except (ValueError, httpx.InvalidURL):
             usable = False
         if not usable:
-            raise EngineSetupError(f"'{config.base_url}' is no endpoint: set BELVEDERE_LLM_BASE_URL to http://host/v1.")
-        # A key that was read from a file ends with a line break.
+            shown = base.split("@")[-1]
+            raise EngineSetupError(f"'{shown}' is no endpoint: set BELVEDERE_LLM_BASE_URL to http://host/v1.")
         self.key = os.environ.get(config.api_key_variable, "").strip()
         if not (self.key.isascii() and self.key.isprintable()):
             raise EngineSetupError(
                 f"The key in {config.api_key_variable} is no key, as it has characters beyond ASCII."
             )
         self.config = config
-        self.url = f"{config.base_url.rstrip('/')}/chat/completions"
+        self.url = f"{base.rstrip('/')}/chat/completions"
+        # As sentences name it, which end in logs and tables: a user and a password may stand in it.
+        self.place = str(httpx.URL(self.url).copy_with(username=None, password=None))
         self.jitter = random.Random(0)
         # One event loop for all batches, as connections belong to the loop that opened them.
         self.runner = asyncio.Runner()
@@ -164,7 +172,7 @@ class Endpoint:
         async with batch.gate:
             if batch.setup_error is not None or batch.in_vain >= self.config.max_in_flight:
                 # What was paid for in this batch is handed back, but nothing more is asked.
-                why = str(batch.setup_error or f"The endpoint {self.url} did not answer the requests before this one.")
+                why = str(batch.setup_error or f"The endpoint {self.place} did not answer the ones before this.")
                 return Reply(UNREACHABLE, why, "", ())
             calls: list[Call] = []
             try:
@@ -216,7 +224,7 @@ class Endpoint:
             if attempt + 1 < batch.tries:
                 backoff = min(FIRST_DELAY * 2**attempt * self.jitter.uniform(0.5, 1.5), LONGEST_DELAY)
                 await asyncio.sleep(backoff if wait is None else wait + backoff / 4)
-        told = f"The endpoint {self.url} gave {trouble} in {attempt + 1} attempts"
+        told = f"The endpoint {self.place} gave {trouble} in {attempt + 1} attempts"
         return Reply(BROKE, f"{told}.", "", tuple(calls)) if broke else Reply(UNREACHABLE, told, "", tuple(calls))
 
     async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
@@ -239,18 +247,18 @@ class Endpoint:
             EngineSetupError: If it is about the endpoint, the model's name or the key.
         """
         if status == 402:
-            raise EngineSetupError(f"The endpoint {self.url} wants to be paid (status 402): top up its account.")
+            raise EngineSetupError(f"The endpoint {self.place} wants to be paid (status 402): top up its account.")
         if status in (401, 403):
             raise EngineSetupError(
-                f"The endpoint {self.url} refused the key: set {self.config.api_key_variable} in the "
+                f"The endpoint {self.place} refused the key: set {self.config.api_key_variable} in the "
                 "environment of the Ray workers."
             )
         if status in (404, 405):
             raise EngineSetupError(
-                f"The endpoint {self.url} does not know model '{self.config.model}' (status "
+                f"The endpoint {self.place} does not know model '{self.config.model}' (status "
                 f"{status}): set BELVEDERE_LLM_BASE_URL and BELVEDERE_LLM_MODEL."
             )
-        said = " ".join(raw[:4096].decode(errors="replace").split())[:160]
+        said = QUOTED.split(" ".join(raw[:4096].decode(errors="replace").split()), 1)[0][:160]
         return f"The endpoint refused the prompt with status {status}: {said}"
 
 

@@ -76,6 +76,8 @@ PERSONA_STUDENTS = Table(
         Column("writer", pa.string(), "`teacher`, `untaught`, `student`, or `student_free` (not held to the schema)."),
         Column("student_version", pa.string(), "Version of the training: inputs, parameters, code."),
         Column("released", pa.bool_(), "Whether the student passed every gate."),
+        Column("verdict", pa.string(), "`released`, `kept back`, or `undecided`: too few users to tell."),
+        Column("gates", pa.string(), "What became of each gate, a sentence a line."),
         Column("users", pa.int64(), "Held-out users."),
         Column("users_with_later_likes", pa.int64(), "Of these, users who liked something later."),
         Column("ifr", pa.float64(), "Instruction following rate: both tasks, exact counts, readable; of all users."),
@@ -86,6 +88,14 @@ PERSONA_STUDENTS = Table(
         Column("next_cluster_hit", pa.float64(), "Share of users of whom it names any."),
         Column("next_novel_hit", pa.float64(), "The same by explorations, of clusters never touched before."),
         Column("exploration_agreement", pa.float64(), "Share of the teacher's explorations that are chosen, too."),
+        Column("grounding_difference", pa.float64(), "Grounding less the teacher's, on the same users."),
+        Column("grounding_difference_low", pa.float64(), "Lower bound of its 95 % interval over users, paired."),
+        Column("grounding_difference_high", pa.float64(), "Upper bound."),
+        Column(
+            "next_cluster_recall_difference", pa.float64(), "Next-cluster recall less the teacher's.", nullable=True
+        ),
+        Column("next_cluster_recall_difference_low", pa.float64(), "Lower bound of its interval.", nullable=True),
+        Column("next_cluster_recall_difference_high", pa.float64(), "Upper bound.", nullable=True),
         Column("calls_per_user", pa.float64(), "Calls to the model."),
         Column("tokens_per_user", pa.float64(), "Tokens of prompts and answers."),
         Column("seconds_per_user", pa.float64(), "Wall time, all users in batches; without loading."),
@@ -93,6 +103,26 @@ PERSONA_STUDENTS = Table(
         CREATED,
     ),
     primary_key=("writer",),
+)
+
+PERSONA_EXAMINED = Table(
+    "personas/examined_personas",
+    "what one writer said of one held-out user in the newest examination of a student",
+    (
+        Column("writer", pa.string(), "`teacher` or `student`."),
+        Column("user_id", pa.string(), "User.", pii=True),
+        Column("examination", pa.string(), "Its name: training and users."),
+        Column("student_version", pa.string(), "The training that was examined; see `personas/persona_student`."),
+        Column("interests", INTERESTS, "Interests with a usable sentence, and the items that it rests on."),
+        Column("claims", pa.list_(pa.string()), "The sentence of each interest.", pii=True),
+        Column("explorations", EXPLORATIONS, "Novel topics that were chosen."),
+        Column("interests_asked", pa.int32(), "Interests of the request."),
+        Column("explorations_asked", pa.int32(), "Anchors of the request."),
+        Column("seen_until", pa.int64(), "Position of the last event that the writer was told of."),
+        Column("parameters", pa.string(), "Knobs of interests and explorations, as JSON."),
+        CREATED,
+    ),
+    primary_key=("writer", "user_id"),
 )
 
 PERSONA_COVERAGE = Table(
@@ -167,8 +197,16 @@ PERSONA_MEASURES = Table(
     "personas/persona_measures",
     "one measure of one set of personas or of a control, or the difference between the two",
     (
-        Column("personas", pa.string(), "`written` (the table), or planned by `semantic_ids` or `salient_terms`."),
-        Column("split_rule", pa.string(), "Split whose train part the personas saw; empty: they saw every event."),
+        Column(
+            "personas",
+            pa.string(),
+            "`written` (the table), planned by `semantic_ids` or `salient_terms`, or of `teacher` or `student`.",
+        ),
+        Column(
+            "split_rule",
+            pa.string(),
+            "Split whose train part the personas saw; `held_events`: all but the newest share; empty: every event.",
+        ),
         Column("period", pa.string(), "`valid` or `test`, where later events are looked at; empty: none are."),
         Column("measure", pa.string(), "What was measured, e.g. `grounding_precision`."),
         Column("arm", pa.string(), "`own`, or a control such as `other_user`."),

@@ -18,7 +18,7 @@ with dg.DagsterInstance.get() as instance:
     assert dg.materialize([thing], instance=instance).success
     made = instance.get_latest_materialization_event(dg.AssetKey("thing")) is not None
     limit = instance.get_concurrency_config().pool_config.default_pool_limit
-    switches = instance.telemetry_enabled, instance.run_monitoring_enabled
+    switches = instance.telemetry_enabled, instance.nux_enabled, instance.run_monitoring_enabled
     print(type(instance.event_log_storage).__name__, made, *switches, limit)
 """
 
@@ -39,7 +39,7 @@ def _run(home: Path, **environment: str) -> str:
 
 def test_the_shipped_instance_keeps_its_records_in_sqlite_below_home(tmp_path):
     before = set(os.listdir(ROOT))
-    assert _run(tmp_path) == "SqliteEventLogStorage True False True 1"
+    assert _run(tmp_path) == "SqliteEventLogStorage True False False True 1"
     assert (tmp_path / "dagster").is_dir()
     assert set(os.listdir(ROOT)) == before, "nothing is left beside dagster.yaml"
 
@@ -49,7 +49,7 @@ def test_the_shipped_instance_keeps_its_records_in_postgresql(tmp_path, postgres
     import psycopg
 
     url = postgres_url.replace("postgresql://", "postgresql+psycopg2://")
-    assert _run(tmp_path, BELVEDERE_DAGSTER_POSTGRES_URL=url) == "PostgresEventLogStorage True False True 1"
+    assert _run(tmp_path, BELVEDERE_DAGSTER_POSTGRES_URL=url) == "PostgresEventLogStorage True False False True 1"
     with psycopg.connect(postgres_url) as database:
         (count,) = database.execute("SELECT count(*) FROM event_logs WHERE asset_key = '[\"thing\"]'").fetchone()
     assert count >= 2

@@ -47,7 +47,8 @@ def test_the_servers_say_where_they_are_and_ctrl_c_ends_them(tmp_path):
     )
     try:
         told = [process.stdout.readline().strip() for _ in addresses]
-        assert sorted(told) == [f"{name}: {address}" for name, address in addresses.items()]
+        pages = {"Dagster": "", "MLflow": "/#/experiments?workflowType=machine_learning"}
+        assert sorted(told) == [f"{name}: {address}{pages[name]}" for name, address in addresses.items()]
         for address in addresses.values():
             with urllib.request.urlopen(address, timeout=30) as answer:
                 assert answer.status == 200

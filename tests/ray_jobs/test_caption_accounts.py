@@ -11,9 +11,10 @@ import pytest
 
 from models.language.validation import Rules
 from ray_jobs import captioning
+from ray_jobs.caption_accounts import mend_accounts
 from ray_jobs.caption_budget import Budget
 from ray_jobs.caption_plan import compare_revisions, item_captions, plan
-from ray_jobs.captioner import KEPT_TOGETHER, TRANSIENT_RUNS, Captioner
+from ray_jobs.captioner import TRANSIENT_RUNS, Captioner
 from ray_jobs.tables.captions import (
     CALL_LEDGER,
     CAPTION_CANARIES,
@@ -136,7 +137,7 @@ caption_all(Config.model_validate_json(sys.stdin.read()))
 def test_a_kill_pays_again_only_for_what_was_in_flight(tables):
     """The process dies in the middle of a batch of 40 that an endpoint answers."""
     write_items(tables, [f"Title {n}" for n in range(40)])
-    in_time = 2 * KEPT_TOGETHER
+    in_time = 21
     with FaultServer(lambda body, n: record() if n < in_time else {"text": record(), "seconds": 60}) as server:
         config = config_for(tables, "", interpreter=endpoint(server, max_in_flight=4), rules=Rules(), batch_size=40)
         command = [sys.executable, "-W", "ignore", "-c", KILLED]
@@ -156,6 +157,25 @@ def test_a_kill_pays_again_only_for_what_was_in_flight(tables):
         assert caption_all(config)["calls"] == 40 - in_time, "and is paid once"
         assert store(tables)["content_key"].n_unique() == store(tables).height == 40
         assert len(server.bodies) <= 40 + 4, "but for the requests in flight"
+
+
+def test_what_a_kill_left_out_of_the_accounts_is_entered(tables, monkeypatch):
+    """The process dies between the store and the ledger: nothing is paid for again, and the books add up."""
+    write_items(tables, ["one", "two", "three"])
+    with FaultServer(lambda body, n: record()) as server:
+        config = config_for(tables, "", interpreter=endpoint(server), rules=Rules())
+        with monkeypatch.context() as killed:
+            killed.setattr(Captioner, "_keep_accounts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                caption_all(config)
+        kept, before = store(tables)["content_key"].n_unique(), len(server.bodies)
+        assert kept and not tables.warehouse().exists(CALL_LEDGER)
+        assert mend_accounts(config) == kept and mend_accounts(config) == 0
+        assert caption_all(config)["calls"] == 3 - kept and len(server.bodies) <= before + 3 - kept
+    paid, held = store(tables, CALL_LEDGER), store(tables)
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert paid[name].sum() == held[name].sum() > 0
+    assert paid["call_id"].n_unique() == paid.height == held.height == 3
 
 
 def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, tables):
@@ -180,6 +200,18 @@ def test_a_budget_is_never_overspent_and_what_it_paid_for_is_kept(ray_cluster, t
         kept = store(tables).height
         done = captioning.run(config.model_copy(update={"run_id": "r2"}))
         assert done.num_generated == 12 - kept == done.llm_calls, "a new budget pays only for what is left"
+
+
+def test_a_run_goes_on_until_its_money_is_spent_at_the_prices_of_the_ledger(ray_cluster, tables):
+    """Answers are twenty times as dear as prompts, and few of the tokens."""
+    write_items(tables, [f"Title {n}" for n in range(12)])
+    used = {"prompt_tokens": 1_000, "completion_tokens": 10}
+    prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 20.0}
+    with FaultServer(lambda body, n: {"text": record(), "usage": used}) as server:
+        config = config_for(tables, "", interpreter=endpoint(server, **prices), rules=Rules(), batch_size=3)
+        most = most_tokens(config) * 20 / 1e6
+        done = captioning.run(config.model_copy(update={"usd_budget": most + 12 * 0.0012}))
+    assert done.num_generated == 12 and done.usd == pytest.approx(12 * 0.0012), "each cost 0.0012, not 0.0202 USD"
 
 
 def test_canaries_of_a_run_are_kept_apart_and_made_once(ray_cluster, tables):

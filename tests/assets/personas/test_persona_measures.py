@@ -25,10 +25,17 @@ from orchestration.resources.tables import LocalTables
 from orchestration.resources.text_encoder import PackagedTextEncoder
 from orchestration.resources.tracking import EmbeddedTracking
 from ray_jobs import embedding_store, persona_writing
+from ray_jobs.persona_examined import Held, Said, is_kept, keep, parameters_of, read_examined
 from ray_jobs.persona_panels import before, choose, later_likes, make_panel, read_parameters, read_world
-from ray_jobs.persona_planning import find_all, read_history
+from ray_jobs.persona_planning import earlier, find_all, read_history
 from ray_jobs.tables.interactions import SPLITS
-from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_MEASURES, PERSONA_STORE, USER_PERSONAS
+from ray_jobs.tables.personas import (
+    PERSONA_COVERAGE,
+    PERSONA_MEASURES,
+    PERSONA_STORE,
+    PERSONA_STUDENTS,
+    USER_PERSONAS,
+)
 from ray_jobs.text_encoding import TextEncoder
 from tests.assets.clusters.seeding import seed_captions
 from tests.assets.personas.parrot import USABLE, write_parrot
@@ -179,6 +186,62 @@ def test_personas_by_terms_cite_what_their_users_liked(lineage):
     liked = pl.DataFrame(seeded.read(SPLITS)).filter(pl.col("label") == 1).select("user_id", "item_id")
     cited = cited.select("user_id", pl.col("evidence_item_ids").alias("item_id")).explode("item_id")
     assert cited.height > USERS and cited.join(liked, on=["user_id", "item_id"], how="anti").is_empty()
+
+
+def test_an_examined_student_is_measured_beside_its_teacher_on_what_neither_saw(lineage):
+    """The teacher says what it should, of all interests; the student the same of each first one, by one item."""
+    seeded = lineage.tables
+    warehouse, users = seeded.warehouse(), [f"u{n}" for n in range(12)]
+    config, exploration = WARMED_UP, ExplorationConfig()
+    past = earlier(read_history(warehouse, users), 0.25)
+    found = find_all(warehouse, past, config, exploration)
+    held, texts = [], {"teacher": [], "student": []}
+    for user in users:
+        interests, candidates = (
+            f.filter(pl.col("user_id") == user).to_dicts() for f in (found.interests, found.candidates)
+        )
+        seen = past.filter(pl.col("user_id") == user)["position"].max()
+        request = found.requests[user].model_dump_json()
+        held.append(Held(user, request, {}, [], [], interests, candidates, seen))
+        for writer, kept, items in (("teacher", interests, 3), ("student", interests[:1], 1)):
+            texts[writer].append(
+                [Said(i["cluster"], f"Likes {i['label']} a lot.", i["evidence_titles"][:items]) for i in kept]
+            )
+    assert sum(map(len, texts["teacher"])) > sum(map(len, texts["student"])) == len(users)
+    for writer, sentences in texts.items():
+        rows = [(True, [s.cluster for s in told], []) for told in sentences]
+        keep(warehouse, writer, "one", "s1", parameters_of(config, exploration), held, sentences, rows)
+        assert is_kept(warehouse, writer, "one") and not is_kept(warehouse, writer, "two")
+    assert not read_examined(warehouse, read_world(warehouse)), "whose verdict is not in the table is not measured"
+    judged = {c.name: {"string": "", "bool": False}.get(str(c.type), 0) for c in PERSONA_STUDENTS.columns}
+    rows = [judged | {"writer": w, "student_version": "s1", "created_timestamp": CREATED} for w in texts]
+    seeded.write(PERSONA_STUDENTS, pa.Table.from_pylist(rows, PERSONA_STUDENTS.schema), "judged")
+
+    result = lineage.materialize([persona_measures, measure_checks.persona_measures_checks])
+    told = said(result)
+    assert all(c.passed for c in result.get_asset_check_evaluations())
+    value = {
+        (r["personas"], r["period"], r["measure"], r["arm"]): r
+        for r in seeded.read(PERSONA_MEASURES).to_pylist()
+        if r["split_rule"] == "held_events" and not r["baseline"]
+    }
+    of_teacher, of_student = ({k[1:] for k in value if k[0] == w} for w in ("teacher", "student"))
+    assert of_teacher == of_student | {k for k in of_teacher if k[1].startswith("pairwise")}
+    for measure, controls in {
+        ("", "grounding_precision"): {"other_user"},
+        ("", "sporadic_evidence"): {"random_cluster"},
+        ("", "history_coverage"): {"popular", "raw_clusters", "other_user"},
+        ("test", "recall_at_5"): {"unrestricted", "popular", "raw_clusters", "other_user"},
+    }.items():
+        assert {k[2] for k in of_student if k[:2] == measure} == controls | {"own"}, measure
+    # No explorations are in it, so a persona is whole only where none were asked for.
+    assert value["student", "", "sporadic_evidence", "own"]["value"] == 1.0, "one item shows little"
+    assert value["student", "", "grounding_precision_two_items", "own"]["value"] == 0.0
+    assert value["teacher", "", "sporadic_evidence", "own"]["value"] < 1.0
+    shares = [value[w, "", "history_coverage", "own"]["value"] for w in ("student", "teacher")]
+    assert 0 < shares[0] < shares[1]
+    assert value["student", "test", "next_cluster_hit", "own"]["num_users"] > 0
+    assert "student held_events" in told["measures"] and told["grounding_threshold_student"] > 0
 
 
 def test_nobody_with_enough_history_is_no_error(lineage, tables):

@@ -22,7 +22,7 @@ from ray_jobs.persona_distillation import _plan
 from ray_jobs.persona_lessons import APPEND_ONLY, HELD, part_of
 from ray_jobs.persona_prompts import Request
 from ray_jobs.persona_student import ask_student
-from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_LESSONS, PERSONA_STUDENTS
+from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_EXAMINED, PERSONA_LESSONS, PERSONA_STUDENTS
 from tests.assets.clusters.seeding import seed_captions
 from tests.assets.personas.test_personas import seed_clusters
 from tests.factories import seed_interactions
@@ -122,6 +122,7 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     strict = materialize(persona_student, CHECKS, **KNOBS)
     told = said(strict, persona_student)
     assert not told["released"] and "are too few for a verdict" in told["failed_gates"]
+    assert told["verdict"] != "released" and "- users undecided: " in told["gates"]
     assert told["users_held"] == held and told["users_train"] + told["users_dev"] == learning
     assert told["lessons_train"] + told["lessons_dev"] == learning and told["llm_calls"] == 0
     assert told["training_runs"] == 1 and told["epochs"] == 2 and "data:image/png" in told["fidelity"]
@@ -140,6 +141,19 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     assert rows["student"]["calls_per_user"] == 1 < rows["teacher"]["calls_per_user"]
     assert rows["student"]["exploration_validity"] == rows["student"]["ifr"], "what can be read is valid"
     assert rows["teacher"]["exploration_agreement"] == 1.0, "greedy decoding repeats itself"
+    examined = tables.read(PERSONA_EXAMINED).to_pylist()
+    of_writer = {w: {r["user_id"]: r for r in examined if r["writer"] == w} for w in ("teacher", "student")}
+    assert len(of_writer["teacher"]) == held and set(of_writer["teacher"]) == set(of_writer["student"])
+    assert all(part_of(user, KNOBS["seed"], 0.25, 0.25) == HELD for user in of_writer["student"])
+    said_of_student = of_writer["student"].values()
+    assert all(len(r["claims"]) == len(r["interests"]) <= r["interests_asked"] for r in said_of_student)
+    assert sum(len(r["explorations"]) for r in said_of_student) > 0
+    assert {r["seen_until"] for r in said_of_student} == {10}, "of 14 events the newest fifth is held"
+    for name in ("grounding", "next_cluster_recall"):
+        row = rows["student"]
+        assert row[f"{name}_difference"] == pytest.approx(row[name] - rows["teacher"][name])
+        assert row[f"{name}_difference_low"] <= row[f"{name}_difference"] <= row[f"{name}_difference_high"]
+        assert rows["teacher"][f"{name}_difference_low"] == rows["teacher"][f"{name}_difference_high"] == 0
     champion = client.get_model_version_by_alias(REGISTERED, "champion")
     assert champion.tags["verdict"] == "released" and champion.tags["student_version"] == released["student_version"]
     run = client.get_run(champion.run_id)

@@ -43,6 +43,16 @@ def test_a_state_of_another_network_is_refused():
         vista().unpack(packed)
 
 
+def test_a_network_in_half_precision_remembers_in_single():
+    history = histories([70, 9])
+    with torch.no_grad():
+        exact, model = vista().encode_history(history), vista().to(torch.bfloat16)
+        state = model.extend(model.empty_state(2), history)
+        summary = model.read(state)
+    assert state.means_BNHEE.dtype == torch.float32 and summary.dtype == torch.bfloat16
+    torch.testing.assert_close(summary.float(), exact, atol=0.1, rtol=0.1)
+
+
 def test_softmax_is_refused():
     with pytest.raises(ValueError, match="set attention to quasi_linear"):
         vista(attention="softmax")
@@ -59,7 +69,7 @@ def test_long_histories_are_worked_through_in_parts(monkeypatch):
 def test_gradients_of_parts_are_those_of_the_whole(monkeypatch):
     def gradients():
         model = vista().train()
-        output = model(histories([100, 7]), candidates(2, 3))
+        output = model(histories([40, 7]), candidates(2, 3))
         (output.logits_BC.square().sum() + output.auxiliary).backward()
         return [p.grad for p in model.parameters()]
 

@@ -1,6 +1,7 @@
 """The whole path: a request that finds no persona, the queue, the sensor, workers on Ray, and the next request."""
 
 import datetime as dt
+import functools
 import os
 import re
 import signal
@@ -12,7 +13,16 @@ import pyarrow as pa
 import pytest
 
 import feature_repo  # noqa: F401
-from assets.personas.refreshing import KEY, Means, RefreshConfig, ask_for_written, reader_config, refresh_config
+from assets.personas.refreshing import (
+    KEY,
+    Means,
+    RefreshConfig,
+    ask_for_written,
+    reader_config,
+    refresh_config,
+    retriever_config,
+    tokens_today,
+)
 from feature_repo import online
 from feature_repo.entities import item, user
 from feature_repo.latest import REMOVED
@@ -104,32 +114,36 @@ def launch(resources, instance, **config):
     return done, {name: value.value for name, value in told.items()}
 
 
+def tick(resources, settings, instance):
+    context = dg.build_sensor_context(instance, resources={"tables": resources["tables"]})
+    return persona_sensor(settings)(context)
+
+
 def given(resources):
     return Means(**{name: resources[name] for name in Means._fields})
 
 
 def test_from_a_request_without_persona_to_one_with(platform, instance):
     resources, model, settings = platform
-    sensor = persona_sensor(settings)
-    tick = lambda: sensor(dg.build_sensor_context(instance))  # noqa: E731
-    assert "No persona refresh is due" in tick().skip_message
+    look = functools.partial(tick, resources, settings, instance)
+    assert "No persona refresh is due" in look().skip_message
     store = resources["features"].persona_store().open()
     publish_histories(store.store, resources["tables"])
     reader = PersonaReader(reader_config(given(resources), RefreshConfig(**KNOBS)), store)
     assert {reader.read(u, "r").source for u in USERS} == {"clusters"}
     reader.asking.flush()
-    assert isinstance(tick(), dg.RunRequest)
+    assert isinstance(look(), dg.RunRequest)
     forgetting = {"ops": {"forget_users": {"config": {"reason": "They asked for it.", "users_file": "users.txt"}}}}
     for job, config in ((refresh_personas, {}), (forget_user, forgetting)):
         running = instance.create_run_for_job(job, run_config=config, status=dg.DagsterRunStatus.STARTED)
-        assert f"{job.name} is running" in tick().skip_message
+        assert f"{job.name} is running" in look().skip_message
         instance.report_run_canceled(running)
-    assert isinstance(tick(), dg.RunRequest)
+    assert isinstance(look(), dg.RunRequest)
 
     done, told = launch(resources, instance)
     assert done.success and told["refreshed"] == 6 and told["llm_calls"] > 0 and told["queue_depth"] == 0
     assert (told["served_users"], told["stale_users"], told["share_stale"]) == (6, 0, 0.0)
-    assert "No persona refresh is due" in tick().skip_message
+    assert "No persona refresh is due" in look().skip_message
     answers = [reader.read(u, "r") for u in USERS]
     assert {(a.state, a.source) for a in answers} == {("fresh", "persona")}, "reader and worker see the same clusters"
     assert all(a.interest["label"].split()[1] in a.persona.persona for a in answers)
@@ -160,10 +174,9 @@ def test_a_model_that_refuses_makes_the_run_red_users_wait_and_alerts_tell(platf
     said = done.failure_data_for_node("drain_persona_queue").user_failure_data.description
     assert not done.success and "persona_refresh" in said and told["queue_depth"] == 6 and told["queue_due"] == 0
     queue.enqueue([Wanted("u9", "missing")])
-    assert (
-        "The last refresh_personas failed: 1 refreshes"
-        in persona_sensor(settings)(dg.build_sensor_context(instance)).skip_message
-    ), "not again at once"
+    assert "The last refresh_personas failed: 1 refreshes" in tick(resources, settings, instance).skip_message, (
+        "not again at once"
+    )
     queue.remove(["u9"])
 
     now = dt.datetime.now(dt.UTC)
@@ -208,12 +221,38 @@ def test_sigterm_has_workers_on_ray_end_what_they_have_in_hand(platform):
     assert stats.leased == 0 and 0 < stats.due < 6 and stats.due + len(online_users(resources)) == 6
 
 
+def test_a_day_has_a_budget_and_what_is_over_it_waits(platform, instance):
+    resources, model, settings = platform
+    queue = resources["ledger"].persona_queue()
+    queue.enqueue([Wanted(u, "missing") for u in USERS])
+    tables = resources["tables"]
+    assert tokens_today(tables) == 0, "before any text was written there is no store"
+    unlimited = tick(resources, settings.model_copy(update={"persona_daily_tokens": 0}), instance)
+    assert not unlimited.run_config
+    asked = tick(resources, settings.model_copy(update={"persona_daily_tokens": 5}), instance).run_config
+    assert asked == {"ops": {"drain_persona_queue": {"config": {"token_budget": 5}}}}
+    done, told = launch(resources, instance, users_per_batch=2, **asked["ops"]["drain_persona_queue"]["config"])
+    assert done.success and told["refreshed"] == 2 and told["queue_due"] == 4, "a batch, and the others wait"
+    spent = tokens_today(tables)
+    assert spent == told["tokens_today"] == told["prompt_tokens"] + told["completion_tokens"] > 5
+
+    said = tick(resources, settings.model_copy(update={"persona_daily_tokens": spent}), instance).skip_message
+    assert f"cost {spent:,} tokens today (UTC), and the day's budget is {spent:,}: 4 refreshes wait" in said
+    assert "BELVEDERE_PERSONA_DAILY_TOKENS" in said and len(model.sentences) > 0
+    left = tick(resources, settings.model_copy(update={"persona_daily_tokens": spent + 7}), instance).run_config
+    assert left["ops"]["drain_persona_queue"]["config"]["token_budget"] == 7
+    assert tokens_today(tables, dt.datetime.now(dt.UTC) + dt.timedelta(days=1)) == 0, "tomorrow has its own"
+
+
 def test_the_page_shows_a_reader_that_can_be_made(platform):
     resources, _, _ = platform
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "refresh_personas.md").read_text()
     shown = re.search(r"PersonaReader\((reader_config\(.*\))\)\n", page)[1]
     config = eval(shown, {"reader_config": reader_config, "Means": Means, "found": resources})
     assert config.persona_version == reader_config(given(resources)).persona_version
+    shown = re.search(r"PersonaRetriever\((retriever_config\(.*\))\)\n", page)[1]
+    config = eval(shown, {"retriever_config": retriever_config, "Means": Means, "found": resources})
+    assert config.retrieval.budget == 50 and config.reader == reader_config(given(resources))
 
 
 def online_users(resources):

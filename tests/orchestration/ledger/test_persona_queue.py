@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from orchestration.ledger.database import ready_engine
 from orchestration.ledger.models import PersonaRefresh
 from orchestration.resources.ledger import ledger_twin
-from ray_jobs.databases import shared_engine
-from ray_jobs.persona_queue import PERSONA_REFRESH, PersonaQueue
+from ray_jobs.databases import UtcTimestamp, shared_engine
+from ray_jobs.persona_queue import PERSONA_REFRESH, PersonaQueue, due_rows
 from ray_jobs.refresh_queue import INELIGIBLE, REFRESHED, UNSAFE, QueueUnavailableError, Wanted
 from tests.services import PostgresServer
 
@@ -181,6 +181,49 @@ def test_rows_that_answer_no_request_any_more_go(queue):
     assert queue.prune(10, later(100)) == 0, "it still answers who asks again"
     assert queue.prune(10, later(queue.again_after_seconds)) == 1
     assert [r["user_id"] for r in rows(queue)] == ["b", "c"], "what nobody has done stays"
+
+
+def test_rows_that_wait_and_rows_whose_lease_ended_are_leased_in_one_order(queue):
+    for second, user in enumerate("abcdef"):
+        queue.enqueue([Wanted(user, "stale")], later(second))
+    held = queue.lease(2, "gone", 10, later(10))
+    assert [lease.user_id for lease in held] == ["a", "b"]
+    queue.enqueue([Wanted("z", "missing")], later(20))
+    assert [lease.user_id for lease in queue.lease(4, "w", 60, later(30))] == ["z", "a", "b", "c"]
+    assert [lease.user_id for lease in queue.lease(4, "w", 60, later(30))] == ["d", "e", "f"]
+
+
+FILL = """
+INSERT INTO persona_refresh (id, user_id, reason, state, priority, clusters, persona_version, generation, enqueued,
+    not_before, attempts, fence, lease_owner, lease_until, finished, outcome, error)
+SELECT n, 'u' || n, 'stale', CASE WHEN n % 100 = 0 THEN 'leased' WHEN n % 10 = 0 THEN 'done' ELSE 'queued' END, n % 2,
+    'c', 'v', 1, :then, :then, 0, 0, NULL, CASE WHEN n % 100 = 0 THEN :then END, NULL, '', '' FROM {numbers}
+"""
+NUMBERS = {
+    "sqlite": "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < :rows) SELECT n FROM c)",
+    "postgresql": "generate_series(1, :rows) AS c(n)",
+}
+
+
+def test_a_lease_goes_along_the_index_of_a_million_rows(queue):
+    with shared_engine(queue.url).begin() as connection:
+        kind = connection.dialect.name
+        fill = sa.text(FILL.format(numbers=NUMBERS[kind])).bindparams(sa.bindparam("then", NOW, UtcTimestamp()))
+        connection.execute(fill, {"rows": 1_000_000})
+        connection.execute(sa.text("ANALYZE persona_refresh"))
+        plans = []
+        for select in due_rows(256, later(60)):
+            shown = select.compile(connection, compile_kwargs={"render_postcompile": True})
+            explain = "EXPLAIN QUERY PLAN " if kind == "sqlite" else "EXPLAIN "
+            bound = {k: shown._bind_processors.get(k, lambda v: v)(v) for k, v in shown.params.items()}
+            found = connection.exec_driver_sql(
+                explain + shown.string, bound if kind != "sqlite" else tuple(bound[k] for k in shown.positiontup)
+            )
+            plans.append(" ".join(str(row[-1]) for row in found))
+    for plan in plans:
+        assert "ix_persona_refresh_state" in plan, plan
+        assert "TEMP B-TREE" not in plan and "Seq Scan" not in plan, plan
+    assert len(queue.lease(256, "w", 60, later(60))) == 256
 
 
 def test_many_workers_get_each_row_once(queue):

@@ -137,6 +137,22 @@ def test_a_refusal_is_never_asked_again(fault, reason, requests):
     assert len(bad.calls) == requests and outcomes(bad) != ["ok"]
 
 
+@pytest.mark.parametrize("written", [json.dumps, lambda body: json.dumps(body).replace("<", "\\u003c"), str])
+def test_a_refusal_that_quotes_the_request_leaves_no_payload_in_its_sentence(written):
+    def answer(body, n):
+        quoted = written({"detail": "bad input", "input": body["messages"][-1]["content"]})
+        return {"status": 422, "raw": quoted} if is_bad(body) else record_json()
+
+    seen = content("seen", "Bad picture", image=picture("red"))
+    with FaultServer(answer) as server:
+        _, *refused = endpoint(server.url).interpret([GOOD, BAD, seen], 0)
+    for one in refused:
+        assert one.problem.reason == "refused" and "status 422" in one.problem.detail, "the cause is told"
+        assert "bad input" in one.problem.detail and not any(
+            said in one.problem.detail for said in ("Bad shoe", "Bad picture", "base64", "title:")
+        )
+
+
 @pytest.mark.parametrize("fault", [{"status": 429}, {"status": 500}, {"raw": "garbage"}, {"endless": True}])
 def test_an_endpoint_that_answers_nothing_is_unavailable(fault):
     with FaultServer(lambda body, n: fault) as server:

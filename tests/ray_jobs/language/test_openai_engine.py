@@ -134,10 +134,27 @@ def test_no_count_of_tokens_breaks_a_batch(said, counted):
     assert reply.text == "fine" and call.completion_tokens in (counted, 1)
 
 
-@pytest.mark.parametrize("url", ["", "http://", "ftp://host/v1", "http://[oops/v1", "http://localhost:99999/v1"])
+NO_ENDPOINTS = ("", "http://", "ftp://h/v1", "http://[oops/v1", "http://h:99999/v1", "http://h/\x01", "http://xn--/v1")
+
+
+@pytest.mark.parametrize("url", NO_ENDPOINTS)
 def test_what_is_no_endpoint_is_refused_before_anything_is_asked(url):
     with pytest.raises(EngineSetupError, match="is no endpoint: set BELVEDERE_LLM_BASE_URL"):
         endpoint.Endpoint(LanguageEngineConfig(kind="openai", model="m", revision="1", base_url=url))
+
+
+def test_an_address_is_taken_as_files_hold_it_and_never_shown_with_its_password():
+    with FaultServer(lambda body, n: "fine") as server:
+        engine = engine_for(server, base_url=server.url.replace("//", "//me:secret-3@") + "\n")
+        assert engine.complete(SHARED, ["x"], 8)[0].text == "fine"
+        server.answer = lambda body, n: {"status": 503}
+        with pytest.raises(EngineUnavailableError, match=f"endpoint {server.url}/chat") as error:
+            engine.complete(SHARED, ["x"], 8)
+    assert "secret-3" not in str(error.value)
+    for wrong in ("ftp://me:secret-3@host/v1", "http://me:secret-3@host:99999/v1"):
+        with pytest.raises(EngineSetupError, match="is no endpoint") as error:
+            engine_for(server, base_url=wrong)
+        assert "secret-3" not in str(error.value)
 
 
 def test_a_key_is_taken_as_files_hold_it_and_refused_where_it_cannot_be_sent(monkeypatch):
