@@ -189,6 +189,8 @@ SOURCES: dict[str, Sources] = {
         "artifact valid_auc valid_auc_low valid_auc_high valid_logloss test_auc best_epoch epochs metrics", _FITTED
     )
     | {"valid_examples": _of(_SPLITS, "split"), "event_timestamp": _of(_EVENTS, "timestamp")},
+    "vista/history_models": _each("value low high trial train_seconds verdict", _FITTED),
+    "vista/history_sweeps": _each("value low high cost", _FITTED),
     "vista/user_summaries": _same(_EVENTS, "user_id")
     | _each("summary scales", [*_HISTORY, *_of("vista/summarizer", "artifact")])
     | {

@@ -17,6 +17,7 @@ from models.ranking.dlrm import DLRM, Batch, DLRMConfig
 from models.ranking.examples import Examples, Preprocessing
 from models.ranking.metrics import auc
 from models.ranking.scoring import NeuralScorer, to_batch
+from models.ranking.softmax_choices import softmax_choices
 from ray_jobs.ranker_data import SUMMARY, TOKENS, Items
 from ray_jobs.training_task import Loss, Task, fitting_batch
 
@@ -155,7 +156,9 @@ class RankerTask(Task):
     def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> RankerBatch:
         positive = np.flatnonzero(self.positive_N[rows])
         targets = self.train.item_N[rows][positive]
-        chosen, correction = self._choices(targets, rng)
+        chosen, correction = softmax_choices(
+            targets, self.seen_S, self.likes_I, self.knobs.full_softmax, self.knobs.num_sampled, rng
+        )
         return RankerBatch(
             to_batch(self.train.take(rows)),
             torch.from_numpy(self.label_N[rows]),
@@ -164,22 +167,6 @@ class RankerTask(Task):
             torch.from_numpy(chosen),
             torch.from_numpy(correction.astype(np.float32)),
         )
-
-    def _choices(self, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Items of the softmax, sorted, with their correction.
-
-        Small catalogues: all items of the training period. Large ones: the batch's own targets and uniform samples
-        (mixed as in Yang et al. 2020, so that items that are rarely targets are seen as negatives too), each once
-        and corrected by the log of its chance to be among them (Bengio and Senecal 2008).
-        """
-        if len(self.seen_S) <= self.knobs.full_softmax:
-            return self.seen_S, np.zeros(len(self.seen_S))
-        drawn = self.seen_S[rng.integers(0, len(self.seen_S), self.knobs.num_sampled)]
-        chosen = np.unique(np.concatenate([targets, drawn]))
-        share = self.likes_I[chosen] / max(self.likes_I.sum(), 1)
-        expected = len(targets) * share + self.knobs.num_sampled / len(self.seen_S)
-        # Not the log of the expected count: however often an item was drawn, the softmax holds it once.
-        return chosen, np.log(-np.expm1(-expected))
 
     def loss(self, model: nn.Module, batch: RankerBatch) -> Loss:
         """See `Task.loss`."""

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from orchestration.jobs.captions import preview_captions, replay_dead_letters, stage_captions
+from orchestration.jobs.compare_history_models import compare_history_models, sweep_summaries
 from orchestration.jobs.compare_quantisers import compare_quantisers
 from orchestration.jobs.content_ablation import content_ablation
 from orchestration.jobs.distil_personas import distil_personas
@@ -26,6 +27,8 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     replay_dead_letters,
     content_ablation,
     compare_quantisers,
+    compare_history_models,
+    sweep_summaries,
     refresh_personas,
     distil_personas,
     promote_model,

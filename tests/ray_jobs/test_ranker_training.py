@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from models.ranking.evaluation import Rules, differences, estimate
+from models.ranking.softmax_choices import softmax_choices
 from ray_jobs import ranker_comparison, ranker_evaluation, ranker_training
 from ray_jobs.ranker_data import of_split, read_examples
 from ray_jobs.ranker_evaluation import scored_of, slice_masks
@@ -206,7 +207,8 @@ def test_a_sampled_softmax_stands_for_the_whole_catalogue(tables):
     rng, sums = np.random.default_rng(0), []
     for _ in range(2000):
         drawn = rng.choice(len(task.likes_I), 64, p=task.likes_I / task.likes_I.sum())
-        sums.append(np.exp(-task._choices(drawn, rng)[1]).sum())
+        chosen = softmax_choices(drawn, task.seen_S, task.likes_I, full=10, num_sampled=16, rng=rng)
+        sums.append(np.exp(-chosen.correction).sum())
     assert np.mean(sums) == pytest.approx(len(task.seen_S), rel=0.02)
 
 

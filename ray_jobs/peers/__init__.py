@@ -1,0 +1,1 @@
+"""Programs of other people that models are compared with, each in an environment of its own."""
