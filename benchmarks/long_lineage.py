@@ -3,7 +3,7 @@
     python -m benchmarks.long_lineage --users 20 --events 200000
 
 Memory is the proportional set size (PSS) of every process that the run starts, summed: pages that several map (Ray's
-object store, libraries) count once. It is read from the kernel twice a second, and each reading is booked to the
+object store, libraries) count once. It is read from the kernel every second, and each reading is booked to the
 asset that is being made, or whose checks run.
 """
 
@@ -61,7 +61,7 @@ def read_memory(home: str) -> Reading:
 class Watch:
     """Reads memory until it is told to stop, and books each reading to the stage at work."""
 
-    def __init__(self, home: str, every_seconds: float = 0.5):
+    def __init__(self, home: str, every_seconds: float = 1.0):
         self.stage, self.peaks, self.seconds = BEFORE, {BEFORE: Reading(0, 0, [])}, {BEFORE: 0.0}
         self._home, self._every, self._done = home, every_seconds, threading.Event()
         self._since = time.monotonic()

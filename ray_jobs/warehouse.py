@@ -151,6 +151,14 @@ class Warehouse:
                 return str(commit[VERSION_KEY])
         return None
 
+    def _require(self, table: Table, expect_version: str | None) -> None:
+        if not self.exists(table):
+            raise FileNotFoundError(f"Table {table.name} does not exist yet: materialize the asset {table.name} first.")
+        if expect_version is not None and (found := self.version(table)) != expect_version:
+            raise VersionMismatchError(
+                f"Table {table.name} holds version {found}, not {expect_version}: materialize {table.name} again."
+            )
+
     def read(
         self, table: Table, columns: list[str] | None = None, filters: Any = None, expect_version: str | None = None
     ) -> pa.Table:
@@ -166,12 +174,7 @@ class Warehouse:
             FileNotFoundError: If the table was never written.
             VersionMismatchError: If the table holds another version.
         """
-        if not self.exists(table):
-            raise FileNotFoundError(f"Table {table.name} does not exist yet: materialize the asset {table.name} first.")
-        if expect_version is not None and (found := self.version(table)) != expect_version:
-            raise VersionMismatchError(
-                f"Table {table.name} holds version {found}, not {expect_version}: materialize {table.name} again."
-            )
+        self._require(table, expect_version)
         names = columns or [c.name for c in table.columns]
         # An own file system: deltalake's default calls back into Python from Arrow's threads, which aborts the
         # process when one is still at it while the interpreter ends.
@@ -184,7 +187,12 @@ class Warehouse:
         return pa.table([data[n].cast(by_name[n].type) for n in names], names=names)
 
     def batches(
-        self, table: Table, columns: list[str] | None = None, filters: Any = None, num_rows: int = 1_000_000
+        self,
+        table: Table,
+        columns: list[str] | None = None,
+        filters: Any = None,
+        num_rows: int = 1_000_000,
+        expect_version: str | None = None,
     ) -> Iterator[pa.Table]:
         """Yields a table's rows in parts of at most ``num_rows``, for tables that do not fit into memory.
 
@@ -193,9 +201,9 @@ class Warehouse:
             columns: Columns to read; all by default.
             filters: An expression of `pyarrow.compute`.
             num_rows: Most rows of a part; all parts but the last have as many.
+            expect_version: Refuse any other version.
         """
-        if not self.exists(table):
-            raise FileNotFoundError(f"Table {table.name} does not exist yet: materialize the asset {table.name} first.")
+        self._require(table, expect_version)
         names = columns or [c.name for c in table.columns]
         schema = pa.schema([(c.name, c.type) for n in names for c in table.columns if c.name == n])
         files = pafs.SubTreeFileSystem(*reversed(filesystem_at(self.uri(table), self.storage_options)))
