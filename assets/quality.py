@@ -6,7 +6,7 @@ import takes seconds. One adapter validates a table in an ephemeral context and 
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -20,6 +20,7 @@ from ray_jobs.warehouse import Table
 
 SCHEMA, VOLUME, SEMANTIC = "schema", "volume", "semantic"
 FAILING_SAMPLE = 5
+ROWS_AT_ONCE = 200_000
 NOT_NULL, COLUMNS = "ColumnValuesToNotBeNull", "TableColumnsToMatchOrderedList"
 
 
@@ -79,16 +80,8 @@ def _to_pandas(data: pa.Table, expectations: list[Expect]) -> Any:
     return pa.table(columns).to_pandas()
 
 
-def validate(
-    data: pa.Table, expectations: list[Expect], personal: frozenset[str] = frozenset()
-) -> list[dict[str, Any]]:
-    """Validates ``data`` and returns one record an expectation: what, column, threshold, observed, ok, sample.
-
-    Args:
-        data: Rows.
-        expectations: What is expected of them.
-        personal: Columns that identify a person: their values are not shown, as metadata of checks is kept for ever.
-    """
+def judge(data: pa.Table, expectations: list[Expect]) -> list[dict[str, Any]]:
+    """What Great Expectations says of ``data``: one result an expectation."""
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
@@ -102,34 +95,46 @@ def validate(
     suite = gx.ExpectationSuite(
         name="suite", expectations=[getattr(gx.expectations, f"Expect{e.name}")(**e.arguments) for e in expectations]
     )
-    outcome = batch.validate(suite, result_format="SUMMARY").to_json_dict()
-    records = []
-    for result in outcome["results"]:
-        arguments = {k: v for k, v in result["expectation_config"]["kwargs"].items() if k != "batch_id"}
-        found = result["result"]
-        named = {v for k, v in arguments.items() if k.startswith("column") and isinstance(v, str)}
-        sample = found.get("partial_unexpected_list", [])[:FAILING_SAMPLE]
-        if personal & (named | set(arguments.get("column_list", ()))):
-            sample = [MASK] * len(sample)
-        observed = found.get("observed_value")
-        if observed is None and "unexpected_count" in found:
-            observed = f"{found['unexpected_count']} unexpected of {found.get('element_count')}"
-        raised = [
-            e.get("exception_message")
-            for e in (result.get("exception_info") or {}).values()
-            if isinstance(e, dict) and e.get("raised_exception")
-        ]
-        records.append(
-            {
-                "expectation": result["expectation_config"]["type"],
-                "column": str(arguments.pop("column", "")),
-                "threshold": json.dumps(arguments, default=str)[:200],
-                "observed": str(raised[0] if raised else observed)[:200],
-                "ok": bool(result["success"]),
-                "failing_sample": json.dumps(sample, default=str, ensure_ascii=False)[:300],
-            }
-        )
-    return records
+    results = batch.validate(suite, result_format="SUMMARY").to_json_dict()["results"]
+    return cast(list[dict[str, Any]], results)
+
+
+def record(result: dict[str, Any], personal: frozenset[str]) -> dict[str, Any]:
+    """What a check tells of a result of `judge`: what, column, threshold, observed, ok, sample.
+
+    Args:
+        result: The result.
+        personal: Columns that identify a person: their values are not shown, as metadata of checks is kept for ever.
+    """
+    arguments = {k: v for k, v in result["expectation_config"]["kwargs"].items() if k != "batch_id"}
+    found = result["result"]
+    named = {v for k, v in arguments.items() if k.startswith("column") and isinstance(v, str)}
+    sample = found.get("partial_unexpected_list", [])[:FAILING_SAMPLE]
+    if personal & (named | set(arguments.get("column_list", ()))):
+        sample = [MASK] * len(sample)
+    observed = found.get("observed_value")
+    if observed is None and "unexpected_count" in found:
+        observed = f"{found['unexpected_count']} unexpected of {found.get('element_count')}"
+    raised = [
+        e.get("exception_message")
+        for e in (result.get("exception_info") or {}).values()
+        if isinstance(e, dict) and e.get("raised_exception")
+    ]
+    return {
+        "expectation": result["expectation_config"]["type"],
+        "column": str(arguments.pop("column", "")),
+        "threshold": json.dumps(arguments, default=str)[:200],
+        "observed": str(raised[0] if raised else observed)[:200],
+        "ok": bool(result["success"]),
+        "failing_sample": json.dumps(sample, default=str, ensure_ascii=False)[:300],
+    }
+
+
+def validate(
+    data: pa.Table, expectations: list[Expect], personal: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Validates ``data`` and returns one `record` an expectation."""
+    return [record(result, personal) for result in judge(data, expectations)]
 
 
 def check_result(
@@ -223,9 +228,14 @@ def table_checks(
                     check_name=name, asset_key=key, passed=True, severity=severity, metadata=dict(standing.metadata)
                 )
                 continue
-            if data is None:
-                data = tables.read(table)
             personal = frozenset(c.name for c in table.columns if c.pii)
-            yield check_result(name, table, validate(data, expectations, personal), version, suite, severity)
+            if tables.warehouse().num_rows(table) > ROWS_AT_ONCE:
+                from assets.quality_in_parts import validate_in_parts
+
+                records = validate_in_parts(tables.warehouse(), table, expectations, personal, ROWS_AT_ONCE)
+            else:
+                data = tables.read(table) if data is None else data
+                records = validate(data, expectations, personal)
+            yield check_result(name, table, records, version, suite, severity)
 
     return checks

@@ -15,11 +15,11 @@ TIE_RULE = "timestamp, then input order"
 
 def split_rule(tables: Tables) -> str:
     """Which of the two splits is in force, as the table of splits itself says."""
-    data = pl.DataFrame(tables.read(SPLITS, columns=["split", "global_time", "leave_one_out"]))
-    for rule in ("global_time", "leave_one_out"):
-        if data["split"].equals(data[rule].rename("split")):
-            return rule
-    return "custom"
+    rules = ["global_time", "leave_one_out"]
+    for part in tables.warehouse().batches(SPLITS, ["split", *rules]):
+        data = pl.DataFrame(part)
+        rules = [rule for rule in rules if data["split"].equals(data[rule].rename("split"))]
+    return rules[0] if rules else "custom"
 
 
 def codebook_widths(tables: Tables) -> dict[str, str]:

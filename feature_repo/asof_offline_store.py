@@ -9,12 +9,14 @@ Sources are read through Arrow, because DuckDB reads object storage only with an
 """
 
 import datetime as dt
+import tempfile
 from typing import Any
 
 import duckdb
 import ibis
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 from feast import FeatureView, FileSource, OnDemandFeatureView, RepoConfig
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
@@ -28,6 +30,8 @@ from feature_repo.publications import filesystem_of
 
 ROW = "__row"
 KNOWN = "__known"
+# A list of more keys takes longer to look through than the rows that it would spare.
+MOST_KEYS = 1_000
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -78,13 +82,15 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         joins = [_Join(f"v{i}", view, feature_refs, full_feature_names) for i, view in enumerate(feature_views)]
 
         def run() -> pa.Table:
-            with duckdb.connect() as connection:
+            with tempfile.TemporaryDirectory(prefix="belvedere-join-") as scratch, duckdb.connect() as connection:
                 connection.execute("SET TimeZone = 'UTC'")
+                connection.execute(f"SET temp_directory = '{scratch}'")
                 if config.offline_store.memory_limit:
                     connection.execute(f"SET memory_limit = '{config.offline_store.memory_limit}'")
                 connection.register("entities", entities)
                 for join in joins:
-                    connection.register(f"{join.name}_rows", join.rows(config.offline_store.storage_options))
+                    rows = join.rows(config.offline_store.storage_options, entities, moment)
+                    connection.register(f"{join.name}_rows", rows)
                 return connection.sql(_query(joins, moment, filter_by_created_timestamp)).to_arrow_table()
 
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -150,10 +156,22 @@ class _Join:
         self.keys = view.projection.join_key_map or {e.name: e.name for e in view.entity_columns}
         self.columns = {new: old for old, new in self.source.field_mapping.items()}
 
-    def rows(self, storage_options: dict[str, str]) -> pyarrow.dataset.Dataset:
-        """The view's published rows; DuckDB pushes columns and filters into the scan."""
+    def rows(self, storage_options: dict[str, str], entities: pa.Table, moment: str) -> pyarrow.dataset.Dataset:
+        """The view's published rows that may be asked for; DuckDB pushes columns and filters into the scan.
+
+        What comes after the last moment, and, where they are few, what belongs to other entities is left where it is:
+        whole row groups of a file are not read. So a chunk of examples costs the histories of its own users.
+        """
         files, path = filesystem_of(self.source.path, storage_options)
-        return pyarrow.dataset.dataset(path, filesystem=files, format="parquet")
+        found = pyarrow.dataset.dataset(path, filesystem=files, format="parquet")
+        until = pc.max(entities[moment])
+        wanted = pc.field(self.columns.get(self.source.timestamp_field, self.source.timestamp_field)) <= until
+        for key, asked in self.keys.items():
+            values = pc.unique(entities[asked])
+            if len(values) <= MOST_KEYS:
+                name = self.columns.get(key, key)
+                wanted &= pc.field(name).isin(values.cast(found.schema.field(name).type))
+        return found.filter(wanted)
 
     def column(self, name: str) -> str:
         """A column of the source, quoted."""

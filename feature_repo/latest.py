@@ -27,9 +27,13 @@ def _connected(**datasets: pyarrow.dataset.Dataset) -> Iterator[duckdb.DuckDBPyC
 
 
 def _newest(rows: str, key: str, until: dt.datetime) -> str:
+    # Which row is the newest is settled on the two times alone: with their features all rows would be sorted.
+    times = f"row({EVENT_TIMESTAMP}, {CREATED_TIMESTAMP})"
     return (
-        f"(SELECT * FROM {rows} WHERE {EVENT_TIMESTAMP} <= TIMESTAMPTZ '{until.isoformat()}' QUALIFY row_number() "
-        f"OVER (PARTITION BY {key} ORDER BY {EVENT_TIMESTAMP} DESC, {CREATED_TIMESTAMP} DESC) = 1)"
+        f"(SELECT r.* FROM {rows} r SEMI JOIN (SELECT {key}, max({times}) AS newest FROM {rows} "
+        f"WHERE {EVENT_TIMESTAMP} <= TIMESTAMPTZ '{until.isoformat()}' GROUP BY {key}) m "
+        f"ON r.{key} = m.{key} AND row(r.{EVENT_TIMESTAMP}, r.{CREATED_TIMESTAMP}) = m.newest "
+        f"QUALIFY row_number() OVER (PARTITION BY r.{key}) = 1)"
     )
 
 

@@ -26,7 +26,6 @@ from models.ranking.metrics import auc, calibration_error, equal_mass_bins
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.progress import note
-from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import predictions
 from ray_jobs.warehouse import Warehouse
 
@@ -136,7 +135,7 @@ def _scored(config: Config, contender: Contender, split: str) -> pl.DataFrame:
         ContentVersionError: If it was trained on other content than today's features hold.
         ValueError: If the ranker is gone, or cannot read today's features for another reason.
     """
-    from ray_jobs.ranker_data import INPUTS, feature_columns
+    from ray_jobs.ranker_data import INPUTS, of_split, read_examples
     from ray_jobs.ranker_files import read_ranker
 
     try:
@@ -144,8 +143,7 @@ def _scored(config: Config, contender: Contender, split: str) -> pl.DataFrame:
             ranker = read_ranker(folder)
     except FileNotFoundError as error:
         raise ValueError(f"The trained ranker of {contender.label} is no longer kept.") from error
-    columns = ["example_id", "label", *feature_columns(tuple(INPUTS))]
-    data = config.warehouse.read(TRAINING_SET, columns=columns, filters=pc.field("split") == split)
+    data = of_split(read_examples(config.warehouse, tuple(INPUTS)), split)
     return pl.DataFrame(
         {
             "example_id": data["example_id"],

@@ -18,6 +18,8 @@ EVENT_COLUMNS = ["user_id", "item_id", "timestamp", "sequence", "action", "value
 EXAMPLE_COLUMNS = ["user_id", "item_id", "timestamp", "position", "example_id", "label", "sampled", "split"]
 SPLIT_NAMES = ("train", "valid", "test")
 UNKNOWN_CODE = -1
+ROWS_AT_ONCE = 250_000
+NEWEST_TRAINED, NEWEST_SCORED = 5000, 1000
 
 
 class Inputs(pydantic.BaseModel, frozen=True):
@@ -69,13 +71,31 @@ def read_codes(warehouse: Warehouse, version: str | None) -> Codes:
 
 def read_events(warehouse: Warehouse, version: str) -> pl.DataFrame:
     """All events, sorted by user, time and input order."""
-    data = warehouse.read(RAW_INTERACTIONS, EVENT_COLUMNS, expect_version=version)
-    return _frame(data).sort("user_id", "timestamp", "sequence")
+    found = warehouse.batches(RAW_INTERACTIONS, EVENT_COLUMNS, num_rows=ROWS_AT_ONCE, expect_version=version)
+    parts = [_frame(part) for part in found] or [_frame(RAW_INTERACTIONS.schema.empty_table().select(EVENT_COLUMNS))]
+    return pl.concat(parts).sort("user_id", "timestamp", "sequence")
 
 
-def read_examples(warehouse: Warehouse, version: str) -> pl.DataFrame:
-    """All labelled examples, sorted by user, split and time."""
-    data = _frame(warehouse.read(SPLITS, EXAMPLE_COLUMNS, expect_version=version))
+def read_examples(
+    warehouse: Warehouse, version: str, trained: int = NEWEST_TRAINED, scored: int = NEWEST_SCORED
+) -> pl.DataFrame:
+    """Labelled examples, sorted by user, split and time: those of the newest events of each user and split.
+
+    The histories of examples stay whole; what is left out is to be foretold only. So the cost of a training does not
+    grow with how long histories are, and somebody with a million events does not outvote everybody else.
+
+    Args:
+        warehouse: The warehouse.
+        version: Version of `interactions/splits` that is expected.
+        trained: Events of a user's training period that have their examples.
+        scored: The same of validation, and of test.
+    """
+    kept = _frame(SPLITS.schema.empty_table().select(EXAMPLE_COLUMNS))
+    place = pl.col("position").rank("dense", descending=True).over("user_id", "split")
+    most = pl.when(pl.col("split") == SPLIT_NAMES[0]).then(trained).otherwise(scored)
+    for part in warehouse.batches(SPLITS, EXAMPLE_COLUMNS, num_rows=ROWS_AT_ONCE, expect_version=version):
+        kept = pl.concat([kept, _frame(part)]).filter(place <= most)
+    data = kept
     unknown = set(data["split"].unique().to_list()) - set(SPLIT_NAMES)
     if unknown:
         raise ValueError(f"Table {SPLITS.name} has splits that nobody knows, {sorted(unknown)}: rebuild it.")

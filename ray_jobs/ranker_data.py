@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pydantic
 
 from models.ranking import content
 from models.ranking.examples import COUNTS, MEANS, index_of, padded, token_matrix
@@ -16,6 +17,7 @@ from ray_jobs.warehouse import Warehouse
 
 TOKENS, SUMMARY = "tokens", "summary"
 RECENT = ("user_recent_item_ids", "user_recent_labels")
+ROWS_AT_ONCE = 100_000
 IDENTITY = ("example_id", "event_timestamp", "label", "sampled", "split", "position")
 INPUTS: dict[str, tuple[str, ...]] = {
     TOKENS: ("item_token_ids", "item_token_version"),
@@ -69,19 +71,46 @@ def feature_columns(inputs: tuple[str, ...]) -> list[str]:
     return ["user_id", "item_id", *COUNTS, *MEANS, *RECENT, *(c for name in inputs for c in INPUTS[name])]
 
 
-def read_examples(warehouse: Warehouse, inputs: tuple[str, ...], version: str | None = None) -> pa.Table:
+class Newest(pydantic.BaseModel, frozen=True):
+    """How much of a long history rankers read of each user: the newest events of each split, and their negatives.
+
+    What is older is in the features: counts, recent items, the summary. So cost and memory do not grow with how long
+    histories are, and somebody with a million events does not outvote everybody else.
+    """
+
+    trained: int = pydantic.Field(5000, ge=1, description="Newest events of a user's training period.")
+    scored: int = pydantic.Field(1000, ge=1, description="Newest events of a user's validation, and of their test.")
+
+    def of(self, split: str) -> int:
+        """The most of one split."""
+        return self.trained if split == "train" else self.scored
+
+
+def read_examples(
+    warehouse: Warehouse, inputs: tuple[str, ...], version: str | None = None, newest: Newest | None = None
+) -> pa.Table:
     """Feature rows of all splits, by user and then by place in the user's history.
 
     Args:
         warehouse: The warehouse.
         inputs: Extra inputs, out of `INPUTS`.
         version: Version of the training set that is expected.
+        newest: Events of a user that are read; `Newest` by default.
 
     Raises:
         ValueError: If a split has no rows.
     """
     columns = [*IDENTITY, *feature_columns(inputs)]
-    data = warehouse.read(TRAINING_SET, columns=columns, expect_version=version)
+    since = first_places(warehouse, version, newest or Newest())
+    if since.height:
+        least = int(since["first"].min())  # type: ignore[arg-type]
+        whole = ~pc.field("user_id").isin(since["user_id"].unique().to_arrow().cast(pa.string()))
+        found = warehouse.batches(
+            TRAINING_SET, columns, whole | (pc.field("position") >= least), ROWS_AT_ONCE, expect_version=version
+        )
+        data = pa.concat_tables(_since(part, since) for part in found)
+    else:
+        data = warehouse.read(TRAINING_SET, columns=columns, expect_version=version)
     for split in ("train", "valid", "test"):
         if not pc.any(pc.equal(data["split"], split)).as_py():
             raise ValueError(
@@ -89,6 +118,48 @@ def read_examples(warehouse: Warehouse, inputs: tuple[str, ...], version: str | 
                 "rule (leave_one_out or global_time)."
             )
     return data.sort_by([("user_id", "ascending"), ("position", "ascending"), ("example_id", "ascending")])
+
+
+def first_places(warehouse: Warehouse, version: str | None, newest: Newest) -> pl.DataFrame:
+    """Where reading begins for users who have more than is read: ``user_id``, ``split``, ``first`` (a position)."""
+    by, most = ["user_id", "split"], max(newest.trained, newest.scored)
+    held = pl.DataFrame(schema={"user_id": pl.String, "split": pl.String, "position": pl.Int32, "events": pl.Int64})
+    places = pl.col("position").top_k(most), pl.col("events").sum()
+    for part in warehouse.batches(TRAINING_SET, [*by, "position"], ~pc.field("sampled"), expect_version=version):
+        events = pl.DataFrame(part).with_columns(pl.lit(1, pl.Int64).alias("events"))
+        both = pl.concat([held, events]).group_by(by).agg(*places)
+        # The count stands on one row of each user and split.
+        held = both.explode("position").with_columns(
+            pl.when(pl.int_range(pl.len()).over(by) == 0).then("events").otherwise(0).alias("events")
+        )
+    allowed = pl.col("split").replace_strict({s: newest.of(s) for s in held["split"].unique()}, return_dtype=pl.Int64)
+    place = pl.col("position").rank("ordinal", descending=True).over(by)
+    long = held.filter(pl.col("events").sum().over(by) > allowed)
+    return long.filter(place <= allowed).group_by(by).agg(pl.col("position").min().alias("first"))
+
+
+def _since(part: pa.Table, since: pl.DataFrame) -> pa.Table:
+    """The rows of ``part`` that are read."""
+    frame = pl.DataFrame(part.select(["user_id", "split", "position"])).join(
+        since, on=["user_id", "split"], how="left", maintain_order="left"
+    )
+    return part.filter(pa.array((frame["position"] >= frame["first"].fill_null(0)).to_numpy()))
+
+
+def read_met(warehouse: Warehouse, version: str | None = None) -> pa.Table:
+    """When each user first had each item: ``user_id``, ``item_id``, ``position``, ``event_timestamp``."""
+    columns = ["user_id", "item_id", "position", "event_timestamp"]
+    met: pa.Table | None = None
+    for part in warehouse.batches(TRAINING_SET, columns, ~pc.field("sampled"), expect_version=version):
+        met = first_met(part if met is None else pa.concat_tables([met, first_met(part)]))
+    return met if met is not None else TRAINING_SET.schema.empty_table().select(columns)
+
+
+def first_met(events: pa.Table) -> pa.Table:
+    """The same of events in memory."""
+    columns = ["user_id", "item_id", "position", "event_timestamp"]
+    frame = pl.DataFrame(events.select(columns)).group_by("user_id", "item_id").agg(pl.all().min())
+    return frame.select(columns).to_arrow().cast(events.select(columns).schema)
 
 
 def of_split(data: pa.Table, split: str) -> pa.Table:

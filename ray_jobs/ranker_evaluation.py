@@ -14,7 +14,7 @@ from models.ranking.examples import Examples, index_of
 from models.ranking.full_ranking import Exclusions, Histories, full_ranks
 from models.ranking.metrics import auc, log_losses
 from models.ranking.scoring import Ranker
-from ray_jobs.ranker_data import Items, of_split
+from ray_jobs.ranker_data import Items, first_met, of_split
 from ray_jobs.warehouse import TIMESTAMP
 
 EXAMPLES_AT_ONCE = 50_000
@@ -41,7 +41,12 @@ class Figure(pydantic.BaseModel, frozen=True):
 
 
 def predicted(
-    ranker: Ranker, data: pa.Table, items: Items, version: str, splits: tuple[str, ...] = ("valid", "test")
+    ranker: Ranker,
+    data: pa.Table,
+    items: Items,
+    version: str,
+    splits: tuple[str, ...] = ("valid", "test"),
+    met: pa.Table | None = None,
 ) -> pa.Table:
     """Rows of the table ``ranking/<candidate>``: calibrated score, rank and slices of validation and test.
 
@@ -51,18 +56,22 @@ def predicted(
         items: The catalogue.
         version: Version of the ranker.
         splits: Splits that are scored.
+        met: When each user first had each item, as `read_met` gives it, if ``data`` is not all of their histories.
     """
     rows = np.flatnonzero(pc.is_in(data["split"], pa.array(splits)).to_numpy(zero_copy_only=False))
-    user = pl.Series(data["user_id"]).rank("dense").to_numpy().astype(np.int64)
-    place = index_of(data["item_id"], pa.array(ranker.preprocessing.items, pa.string())) - 1
+    users, catalogue = pc.unique(data["user_id"]).sort(), pa.array(ranker.preprocessing.items, pa.string())
+    user, place = index_of(data["user_id"], users), index_of(data["item_id"], catalogue) - 1
     position = data["position"].to_numpy().astype(np.int64)
     happened = ~data["sampled"].to_numpy(zero_copy_only=False)
     is_target = (data["label"].to_numpy() > 0) & happened
     when = data["event_timestamp"].cast(pa.int64()).to_numpy()
     # Whatever the catalogue says: an item that somebody chose was there.
+    met = first_met(data.filter(pa.array(happened))) if met is None else met
+    had, met_place = index_of(met["user_id"], users), index_of(met["item_id"], catalogue) - 1
     available_I = items.available_I.copy()
-    np.minimum.at(available_I, place[happened & (place >= 0)], when[happened & (place >= 0)])
-    histories = Histories(user[happened], place[happened], position[happened])
+    known = met_place >= 0
+    np.minimum.at(available_I, met_place[known], met["event_timestamp"].cast(pa.int64()).to_numpy()[known])
+    histories = Histories(had, met_place, met["position"].to_numpy().astype(np.int64))
     score, rank = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
     for start in range(0, len(rows), EXAMPLES_AT_ONCE):
         part = rows[start : start + EXAMPLES_AT_ONCE]

@@ -26,7 +26,7 @@ from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.progress import note
-from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split, read_examples, read_items
+from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, Newest, of_split, read_examples, read_items, read_met
 from ray_jobs.ranker_evaluation import Figure, evaluated, predicted, request_latency
 from ray_jobs.ranker_files import read_ranker, write_ranker
 from ray_jobs.ranker_task import Knobs, RankerTask, labelled, network_config
@@ -66,6 +66,7 @@ class Config(pydantic.BaseModel, frozen=True):
     inputs: tuple[Literal["tokens", "summary"], ...] = pydantic.Field((), description="Inputs beside ids and counts.")
     training_set: str | None = pydantic.Field(None, description="Version of the training set that is expected.")
     num_recent: int = pydantic.Field(20, ge=1, description="Recent items that are read.")
+    newest: Newest = pydantic.Field(Newest(), description="Events of a user that are read.")
     max_tokens: int = pydantic.Field(64, ge=1, description="Most caption tokens of an item.")
     max_users: int = pydantic.Field(1_000_000, ge=1, description="Most users with an embedding of their own.")
     network: Network = pydantic.Field(Network(), description="Sizes of the network.")
@@ -132,7 +133,7 @@ def build_task(config: Config) -> RankerTask:
 
 def read_data(config: Config) -> tuple[pa.Table, Items]:
     """The feature rows and the catalogue that a candidate reads."""
-    data = read_examples(config.warehouse, config.inputs, config.training_set)
+    data = read_examples(config.warehouse, config.inputs, config.training_set, config.newest)
     return data, read_items(config.warehouse, TOKENS in config.inputs, config.max_tokens)
 
 
@@ -199,7 +200,8 @@ def run(config: Config) -> Result:
         ranker = read_ranker(folder)
         told = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     note(config.candidate, "scores validation and test", seconds=round(time.monotonic() - started, 1))
-    table = predicted(ranker, data, items, config.version)
+    met = read_met(config.warehouse, config.training_set)
+    table = predicted(ranker, data, items, config.version, met=met)
     written = config.warehouse.write(predictions(config.candidate), table, config.version)
     figures, left_out, metrics = evaluated(table, Rules(config.resamples))
     metrics["train/base_rate"] = ranker.preprocessing.base_rate

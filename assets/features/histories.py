@@ -7,10 +7,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from assets.interactions.spill import NUM_BUCKETS, Spill
 from ray_jobs.warehouse import TIMESTAMP, Table, Warehouse
 
 EVENT_COLUMNS = ["user_id", "item_id", "timestamp", "position", "value", "label"]
 IS_EVENT = ~pc.field("sampled")
+MOMENTS_AT_ONCE = 100_000
 
 
 def popularity_by_day(parts: Iterable[pa.Table], created: pa.TimestampScalar) -> pa.Table:
@@ -48,7 +50,7 @@ def popularity_by_day(parts: Iterable[pa.Table], created: pa.TimestampScalar) ->
     return _with_created(rows.to_arrow(), created)
 
 
-def activity_by_moment(events: pa.Table, created: pa.TimestampScalar, *, num_recent: int) -> pa.Table:
+def activity_by_moment(events: pa.Table, created: pa.TimestampScalar, *, num_recent: int) -> Iterator[pa.Table]:
     """Makes one row for each moment in which a user acted: what was known of the user right after it.
 
     Args:
@@ -56,9 +58,10 @@ def activity_by_moment(events: pa.Table, created: pa.TimestampScalar, *, num_rec
         created: When the rows are written.
         num_recent: Length of the list of last items.
 
-    Returns:
-        Rows of `features/user_activity`. A row holds from one microsecond after its moment: an event never sees
-        itself, nor others of the same moment, whose order the source does not tell.
+    Yields:
+        Rows of `features/user_activity`, some moments at a time: with their lists they are many times as large as the
+        events. A row holds from one microsecond after its moment: an event never sees itself, nor others of the same
+        moment, whose order the source does not tell.
     """
     ordered = (
         pl.DataFrame(events.select(EVENT_COLUMNS))
@@ -72,36 +75,35 @@ def activity_by_moment(events: pa.Table, created: pa.TimestampScalar, *, num_rec
     )
     ends = (pl.col("user_id") != pl.col("user_id").shift(-1)) | (pl.col("timestamp") != pl.col("timestamp").shift(-1))
     last = np.flatnonzero(ordered.select(ends.fill_null(True)).to_series().to_numpy())
-    moments = ordered[last]
-    recent = _newest_first(last, moments["num_events"].to_numpy(), num_recent)
-    rows = moments.select(
-        "user_id", "num_events", "num_likes", _mean(), event_timestamp=pl.col("timestamp").dt.offset_by("1us")
-    ).to_arrow()
     items = pa.array(ordered["item_id"].to_arrow(), pa.string())
     labels = pa.array(ordered["label"].to_numpy(), pa.int32())
-    made = {"recent_item_ids": _gathered(items, recent), "recent_labels": _gathered(labels, recent)}
-    for name, column in made.items():
-        rows = rows.append_column(name, column)
-    return _with_created(rows, created)
+    for start in range(0, len(last), MOMENTS_AT_ONCE):
+        some = last[start : start + MOMENTS_AT_ONCE]
+        moments = ordered[some]
+        recent = _newest_first(some, moments["num_events"].to_numpy(), num_recent)
+        rows = moments.select(
+            "user_id", "num_events", "num_likes", _mean(), event_timestamp=pl.col("timestamp").dt.offset_by("1us")
+        ).to_arrow()
+        made = {"recent_item_ids": _gathered(items, recent), "recent_labels": _gathered(labels, recent)}
+        for name, column in made.items():
+            rows = rows.append_column(name, column)
+        yield _with_created(rows, created)
 
 
-def users_in_buckets(warehouse: Warehouse, table: Table, num_buckets: int) -> Iterator[pa.Table]:
+def users_in_buckets(warehouse: Warehouse, table: Table, events_in_memory: int) -> Iterator[pa.Table]:
     """Yields the events of a share of the users at a time, so that a share has to fit into memory and no more.
 
     Args:
         warehouse: The warehouse.
-        table: `interactions/splits`.
-        num_buckets: Number of shares; the table is read once for each.
+        table: `interactions/splits`; it is read once.
+        events_in_memory: Events held before they are shuffled through scratch files.
     """
-    for bucket in range(num_buckets):
-        kept = []
+    by_user = (pl.col("user_id").hash(seed=0) % NUM_BUCKETS).cast(pl.Int64)
+    with Spill(by_user, max_rows=events_in_memory) as histories:
         for part in warehouse.batches(table, EVENT_COLUMNS, IS_EVENT):
-            if num_buckets > 1:
-                users = pl.Series(part["user_id"]).hash(seed=0) % num_buckets
-                part = part.filter(pa.array((users == bucket).to_numpy()))
-            kept.append(part)
-        if kept and (events := pa.concat_tables(kept)).num_rows:
-            yield events
+            histories.add(pl.DataFrame(part))
+        for bucket in histories.buckets():
+            yield bucket.to_arrow()
 
 
 def _mean() -> pl.Expr:

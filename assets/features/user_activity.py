@@ -25,7 +25,7 @@ class UserActivityConfig(dg.Config):
 
     num_recent: int = pydantic.Field(20, ge=1, description="Length of the list of last items.")
     events_in_memory: int = pydantic.Field(
-        20_000_000, ge=1, description="Events in memory at once; more are done a share of the users at a time."
+        1_000_000, ge=1, description="Events in memory at once; more are done a share of the users at a time."
     )
 
 
@@ -56,11 +56,11 @@ def user_activity(
     if tables.is_current(USER_ACTIVITY, version):
         return report.unchanged(tables, version)
     created = pa.scalar(dt.datetime.now(dt.UTC), TIMESTAMP)
-    num_buckets = -(-max(tables.warehouse().num_rows(SPLITS), 1) // config.events_in_memory)
     names = [c.name for c in USER_ACTIVITY.columns]
     parts = (
-        activity_by_moment(events, created, num_recent=config.num_recent).select(names)
-        for events in users_in_buckets(tables.warehouse(), SPLITS, num_buckets)
+        rows.select(names)
+        for events in users_in_buckets(tables.warehouse(), SPLITS, config.events_in_memory)
+        for rows in activity_by_moment(events, created, num_recent=config.num_recent)
     )
     first = next(parts, None)
     if first is None:
@@ -71,5 +71,5 @@ def user_activity(
         version=version,
         num_rows=written.rows,
         committed=written.committed,
-        metadata={"num_recent": config.num_recent, "user_buckets": num_buckets, "sample": dg.MetadataValue.md(sample)},
+        metadata={"num_recent": config.num_recent, "sample": dg.MetadataValue.md(sample)},
     )

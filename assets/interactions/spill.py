@@ -10,7 +10,7 @@ from typing import Any, Self
 import polars as pl
 import pyarrow.parquet as pq
 
-MAX_ROWS_IN_MEMORY = 2_000_000
+MAX_ROWS_IN_MEMORY = 500_000
 NUM_BUCKETS = 256
 SCRATCH = "belvedere-spill-"
 

@@ -29,6 +29,8 @@ MOODS = ("smoky", "bright", "tender", "crisp", "fiery", "mellow", "sweet", "eart
 TASTE_DIMS = 8
 FIRST_DAY = dt.datetime(2024, 1, 8, tzinfo=dt.UTC)
 USERS_AT_ONCE = 2048
+EVENTS_AT_ONCE = 250_000
+SITTING = 50
 IMAGE_SIZE = (96, 128)
 
 
@@ -42,6 +44,20 @@ class SyntheticConfig(pydantic.BaseModel, frozen=True, extra="forbid"):
     seed: int = pydantic.Field(0, ge=0, description="Seed of everything.")
     images: bool = pydantic.Field(True, description="Whether each item gets a picture.")
     implicit: bool = pydantic.Field(False, description="Clicks without value instead of ratings from 1 to 5.")
+    repeats: bool = pydantic.Field(
+        False, description="Lifelong histories: users meet items again, and all have as many events."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _has_time(self) -> "SyntheticConfig":
+        if self.repeats and self.events > 43_200 * self.days * self.users:
+            raise ValueError("A user has more than an event in two seconds: give more days, or fewer events.")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names the dataset; options that came later count once they are used."""
+        return self.model_dump(exclude=set() if self.repeats else {"repeats"})
 
 
 def _name(kind: str, number: pl.Expr, digits: int) -> pl.Expr:
@@ -99,15 +115,53 @@ def _events(
         )
         second = np.maximum(second, since[item] + rng.integers(0, 86_400, len(user)))
         stars = np.clip(np.round(3.2 + 1.1 * liking[user, item] + 0.5 * rng.normal(size=len(user))), 1, 5)
-        base = int(FIRST_DAY.timestamp())
-        rows = pl.DataFrame({"user": user + start, "item": item, "timestamp": second + base}).select(
-            _name("cook", pl.col("user"), 6).alias("user_id"),
-            _name("dish", pl.col("item"), 5).alias("item_id"),
-            "timestamp",
-            pl.lit("click" if config.implicit else "rating").alias("action"),
-        )
-        rows = rows if config.implicit else rows.with_columns(pl.Series("value", stars))
-        yield rows.sort("timestamp", maintain_order=True)
+        yield _rows(config, user + start, item, second, stars)
+
+
+def _rows(
+    config: SyntheticConfig, user: np.ndarray, item: np.ndarray, second: np.ndarray, stars: np.ndarray
+) -> pl.DataFrame:
+    """Events in the form of the contract, in the order of time."""
+    base = int(FIRST_DAY.timestamp())
+    rows = pl.DataFrame({"user": user, "item": item, "timestamp": second + base}).select(
+        _name("cook", pl.col("user"), 6).alias("user_id"),
+        _name("dish", pl.col("item"), 5).alias("item_id"),
+        "timestamp",
+        pl.lit("click" if config.implicit else "rating").alias("action"),
+    )
+    rows = rows if config.implicit else rows.with_columns(pl.Series("value", stars))
+    return rows.sort("timestamp", maintain_order=True)
+
+
+def _lifelong(
+    config: SyntheticConfig, tastes: np.ndarray, since: np.ndarray, rng: np.random.Generator
+) -> Iterator[pl.DataFrame]:
+    """Events of histories in which items come back, in sittings over all days; memory is that of some users."""
+    popularity, each = rng.gumbel(size=config.items), max(config.events // config.users, 1)
+    there = np.flatnonzero(since == 0) if (since == 0).any() else np.arange(config.items)
+    number = np.arange(each)
+    slot = config.days * 86_400 / (number[-1] // SITTING + 1)
+    step = int(np.clip(slot // (SITTING // 2 + 1), 1, 20))
+    held: list[pl.DataFrame] = []
+    for user in range(config.users):
+        liking = tastes @ rng.normal(size=TASTE_DIMS) / np.sqrt(TASTE_DIMS)
+        weight = np.exp(liking + 0.5 * popularity)
+        item = rng.choice(config.items, each, p=weight / weight.sum())
+        # Two events share a second, as real clocks have it; sittings never meet, so that no event comes twice.
+        room = max(slot - step * (SITTING // 2 + 1), 0)
+        begin = np.arange(number[-1] // SITTING + 1) * slot + rng.random(number[-1] // SITTING + 1) * room
+        second = begin.astype(np.int64)[number // SITTING] + number % SITTING // 2 * step
+        early = since[item] > second
+        item[early] = rng.choice(there, int(early.sum()))
+        twice = 1 + np.flatnonzero((second[1:] == second[:-1]) & (item[1:] == item[:-1]))
+        item[twice] = there[(np.searchsorted(there, item[twice]) + 1) % len(there)]
+        stars = np.clip(np.round(3.2 + 1.1 * liking[item] + 0.5 * rng.normal(size=each)), 1, 5)
+        held.append(_rows(config, np.full(each, user), item, second, stars))
+        if len(held) * each >= EVENTS_AT_ONCE:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
 
 
 def draw_image(item: dict[str, Any]) -> bytes:
@@ -150,7 +204,7 @@ def write_synthetic(folder: str, config: SyntheticConfig) -> bool:
     root = UPath(folder).expanduser()
     marker, wanted = (
         root / "synthetic.version",
-        version_of(generator=GENERATOR_VERSION, config=config.model_dump()),
+        version_of(generator=GENERATOR_VERSION, config=config.identity),
     )
     if marker.is_file() and marker.read_text() == wanted:
         return False
@@ -167,7 +221,8 @@ def write_synthetic(folder: str, config: SyntheticConfig) -> bool:
     rng = np.random.default_rng(config.seed)
     items, tastes, since = _catalogue(config, rng)
     (root / "items.csv").write_text(items.write_csv())
-    for number, rows in enumerate(_events(config, tastes, since, rng)):
+    draw = _lifelong if config.repeats else _events
+    for number, rows in enumerate(draw(config, tastes, since, rng)):
         with (root / "interactions" / f"part-{number:05d}.parquet").open("wb") as sink:
             rows.write_parquet(sink)
     ids = pl.select(_name("cook", pl.int_range(config.users), 6).alias("user_id"))

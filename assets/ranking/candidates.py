@@ -111,6 +111,7 @@ def ranker(spec: CandidateSpec) -> dg.AssetsDefinition:
 def training_config(spec: CandidateSpec, tables: Tables, ray_jobs: RayJobs, config: RankerConfig, version: str) -> Any:
     """The job's config."""
     from ray_jobs import ranker_training
+    from ray_jobs.ranker_data import Newest
     from ray_jobs.training_task import TrainingOptions
 
     options = TrainingOptions(
@@ -129,6 +130,7 @@ def training_config(spec: CandidateSpec, tables: Tables, ray_jobs: RayJobs, conf
         inputs=spec.inputs,
         training_set=tables.version(TRAINING_SET),
         num_recent=config.num_recent,
+        newest=Newest(trained=config.newest_trained, scored=config.newest_scored),
         network=ranker_training.Network(width=config.width),
         training=options,
         batch_size=config.batch_size,

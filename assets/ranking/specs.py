@@ -1,7 +1,7 @@
 """The candidates: what each is, what it reads and what it is meant to show. Adding one is adding a spec."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 import pydantic
@@ -115,6 +115,18 @@ class RankerConfig(dg.Config):
     width: int = pydantic.Field(32, ge=1, description="Width of embeddings.")
     num_recent: int = pydantic.Field(20, ge=1, description="Recent items that are read.")
     resamples: int = pydantic.Field(1000, ge=1, description="Bootstrap resamples of users.")
+    newest_trained: int = pydantic.Field(
+        5000, ge=1, description="Events of a user's training period that are learned from, newest first."
+    )
+    newest_scored: int = pydantic.Field(
+        1000, ge=1, description="Events of a user's validation, and of their test, that are scored, newest first."
+    )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it is part of a version; options that came later count once somebody sets them."""
+        later = {"newest_trained", "newest_scored"}
+        return self.model_dump(exclude={n for n in later if getattr(self, n) == type(self).model_fields[n].default})
 
 
 def ranker_version(spec: CandidateSpec, tables: Tables, config: RankerConfig) -> str:
@@ -125,5 +137,5 @@ def ranker_version(spec: CandidateSpec, tables: Tables, config: RankerConfig) ->
         kind=spec.kind,
         read=list(spec.inputs),
         feature_service=spec.feature_service,
-        config=config.model_dump(),
+        config=config.identity,
     )

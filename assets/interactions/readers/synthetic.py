@@ -10,7 +10,7 @@ from assets.interactions.synthetic import SyntheticConfig, write_synthetic
 
 
 class SyntheticReader(ContractReader):
-    """``synthetic:<folder>?users=..&items=..&events=..&days=..&seed=..&images=true&implicit=false``.
+    """``synthetic:<folder>?users=..&items=..&events=..&days=..&seed=..&images=true&implicit=false&repeats=false``.
 
     The dataset is written into the folder when it is not there yet with these very parameters.
     """

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from assets.features import histories
 from assets.features.histories import activity_by_moment, popularity_by_day, users_in_buckets
 from ray_jobs.tables.features import ITEM_POPULARITY, USER_ACTIVITY
 from ray_jobs.tables.interactions import SPLITS
@@ -43,6 +44,11 @@ def events(seed, num_events=200, num_users=5, num_items=9, values=True):
     return pa.Table.from_pylist(made, schema)
 
 
+def activity(rows, num_recent):
+    made = pa.concat_tables(activity_by_moment(rows, CREATED, num_recent=num_recent))
+    return made.select([c.name for c in USER_ACTIVITY.columns])
+
+
 def mean(values):
     known = [v for v in values if v is not None]
     return pytest.approx(sum(known) / len(known)) if known else None
@@ -65,8 +71,7 @@ def test_popularity_counts_what_happened_before_the_days_end(seed):
 @pytest.mark.parametrize("num_recent", [1, 4, 1000])
 def test_activity_counts_what_happened_until_the_moment(num_recent):
     rows = events(7)
-    made = activity_by_moment(rows, CREATED, num_recent=num_recent).select([c.name for c in USER_ACTIVITY.columns])
-    found = USER_ACTIVITY.conform(made).to_pylist()
+    found = USER_ACTIVITY.conform(activity(rows, num_recent)).to_pylist()
     plain = sorted(rows.to_pylist(), key=lambda r: r["position"])
     assert len(found) == len({(r["user_id"], r["timestamp"]) for r in plain}) < len(plain)
     for row in found:
@@ -80,7 +85,7 @@ def test_activity_counts_what_happened_until_the_moment(num_recent):
 
 def test_events_without_values_have_no_mean():
     rows = events(3, values=False)
-    for made in (popularity_by_day([rows], CREATED), activity_by_moment(rows, CREATED, num_recent=3)):
+    for made in (popularity_by_day([rows], CREATED), activity(rows, 3)):
         assert made["mean_value"].null_count == made.num_rows > 0
 
 
@@ -92,8 +97,19 @@ def test_no_events_is_said_in_one_sentence():
 def test_buckets_hold_whole_users_and_no_sampled_negatives(tables):
     seed_interactions(tables, num_users=12, events_per_user=6, implicit=True)
     buckets = list(users_in_buckets(tables.warehouse(), SPLITS, 3))
+    assert len(buckets) > 3
     users = [set(b["user_id"].to_pylist()) for b in buckets]
     assert sum(len(u) for u in users) == len(set.union(*users)) == 12
     assert sum(b.num_rows for b in buckets) == 12 * 6
-    (whole,) = users_in_buckets(tables.warehouse(), SPLITS, 1)
+    (whole,) = users_in_buckets(tables.warehouse(), SPLITS, 1_000_000)
     assert whole.num_rows == 12 * 6
+
+
+def test_the_lists_of_a_long_history_are_made_some_moments_at_a_time(monkeypatch):
+    rows = events(5, num_events=2000, num_users=2)
+    whole = activity(rows, 20)
+    monkeypatch.setattr(histories, "MOMENTS_AT_ONCE", 100)
+    parts = list(activity_by_moment(rows, CREATED, num_recent=20))
+    assert max(part.num_rows for part in parts) == 100 < whole.num_rows == sum(part.num_rows for part in parts)
+    assert max(part.nbytes for part in parts) < whole.nbytes / 5
+    assert pa.concat_tables(parts).select(whole.column_names).equals(whole), "nothing depends on the parts"

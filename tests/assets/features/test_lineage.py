@@ -209,10 +209,9 @@ def test_activity_in_shares_of_users_is_the_same(made, tmp_path):
     other = LocalTables(warehouse_root=str(tmp_path / "w"), artifact_root=str(tmp_path / "a"))
     other.write(SPLITS, tables.read(SPLITS), "s")
     config = UserActivityConfig(events_in_memory=250)
-    result = dg.materialize(
+    dg.materialize(
         [user_activity], resources={"tables": other}, run_config=dg.RunConfig({"features__user_activity": config})
     )
-    assert said(result, "user_activity")["user_buckets"] == 5
     rows = [
         pl.DataFrame(t.read(USER_ACTIVITY)).drop("created_timestamp").sort("user_id", "event_timestamp")
         for t in (tables, other)

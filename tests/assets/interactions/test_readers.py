@@ -4,6 +4,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from assets.interactions import synthetic
 from assets.interactions.readers.base import POSITION, DatasetError, layouts, open_reader
 from assets.interactions.readers.delimited import Dialect, scan_text
 from assets.interactions.synthetic import SyntheticConfig, write_synthetic
@@ -301,6 +302,28 @@ def test_empty_and_cut_files_become_one_fault_each(tmp_path):
         ("5.parquet", 0, "empty_file"),
     ]
     assert sum(len(b.rows) for b in batches if b.source.endswith(("1.csv", "3.parquet"))) == 10
+
+
+def test_synthetic_users_may_meet_items_again_for_a_lifetime(tmp_path):
+    source = f"synthetic:{tmp_path}/s?users=3&items=15&events=3000&days=40&images=false&repeats=true"
+    rows = pl.concat([batch.rows for batch in open_reader(source).interactions()])
+    assert rows.group_by("user_id").len()["len"].to_list() == [1000] * 3
+    assert rows.unique(["user_id", "item_id", "timestamp"]).height == 3000, "no event comes twice"
+    assert rows["item_id"].n_unique() <= 15 and rows["timestamp"].n_unique() < 3000
+    span = (rows["timestamp"].max() - rows["timestamp"].min()) / 86_400
+    assert 30 < span <= 40
+    with pytest.raises(DatasetError, match="options `users=1"):
+        open_reader(f"synthetic:{tmp_path}/t?users=1&items=5&events=100000&days=2&repeats=true")
+
+
+def test_what_is_drawn_at_once_does_not_grow_with_the_events(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "EVENTS_AT_ONCE", 200)
+    for events in (1_000, 10_000):
+        folder = tmp_path / str(events)
+        config = SyntheticConfig(users=events // 100, items=15, events=events, images=False, repeats=True)
+        write_synthetic(str(folder), config)
+        sizes = [pl.read_parquet(f).height for f in (folder / "interactions").iterdir()]
+        assert max(sizes) == 200 and sum(sizes) == events
 
 
 def test_synthetic_writes_once_and_draws_images(tmp_path):
