@@ -1,95 +1,40 @@
-"""The stage `experiments`: candidates, gate, promotion and rollback against a real MLflow registry."""
-
-import datetime as dt
-import json
-import tempfile
-from pathlib import Path
+"""The stage `experiments`: candidates, gate and promotion against a real MLflow registry."""
 
 import dagster as dg
 import pyarrow as pa
 import pytest
 
 from assets.experiments.assignment import assignment
-from assets.experiments.candidates import candidates
-from assets.experiments.challenger import challenger
 from assets.experiments.champion import champion
 from assets.experiments.checks import (
-    assignment_checks,
-    candidates_checks,
-    challenger_checks,
-    champion_checks,
     gate,
-    promotion_recorded,
-    sample_ratio,
 )
-from assets.experiments.readable import PREPROCESSING
 from assets.experiments.registry import Registry
 from orchestration.jobs.promote_model import PromoteConfig, promote_model
-from orchestration.jobs.rollback_model import RollbackConfig, rollback_model
+from orchestration.jobs.rollback_model import rollback_model
 from orchestration.ledger.database import ready_engine
 from orchestration.resources.ledger import ledger_twin
 from orchestration.resources.tracking import ServerTracking
-from ray_jobs.summary_rollout import held_version
 from ray_jobs.tables.experiments import (
     CHALLENGER,
     CHAMPION,
     EXPERIMENT_CANDIDATES,
 )
-from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
+from tests.assets.experiments.nights import (
+    CHAIN,
+    CHECKS,
+    SKILLS,
+    aliases,
+    back,
+    first_champion,
+    launch,
+    night,
+    row,
+    second_champion,
+)
 from tests.assets.experiments.results import said, why
 from tests.assets.experiments.seeding import seed_rankers
 from tests.factories import seed_interactions
-
-CHAIN = [candidates, challenger, champion]
-CHECKS = [
-    candidates_checks,
-    challenger_checks,
-    champion_checks,
-    gate,
-    promotion_recorded,
-    assignment_checks,
-    sample_ratio,
-]
-SKILLS = {"popularity": 0.2, "dlrm": 0.8}
-
-
-def night(platform, instance, **more):
-    return dg.materialize(
-        [*CHAIN, gate, promotion_recorded],
-        resources=platform,
-        instance=instance,
-        raise_on_error=False,
-        **more,
-    )
-
-
-def row(platform):
-    return platform["tables"].read(CHALLENGER).to_pylist()[0]
-
-
-def aliases(platform):
-    client = platform["tracking"].connect("ranking").MlflowClient()
-    found = client.search_registered_models("name = 'ranker'")
-    return (
-        {
-            alias: client.get_model_version("ranker", str(v)).tags["candidate"]
-            + "@"
-            + client.get_model_version("ranker", str(v)).tags["candidate_version"]
-            for alias, v in found[0].aliases.items()
-        }
-        if found
-        else {}
-    )
-
-
-def launch(job, platform, instance, op, config):
-    return job.execute_in_process(
-        resources=platform, instance=instance, raise_on_error=False, run_config=dg.RunConfig(ops={op: config})
-    )
-
-
-def back(platform, instance, **config):
-    return launch(rollback_model, platform, instance, "move_champion_back", RollbackConfig(**config))
 
 
 def test_the_first_champion_is_promoted_and_the_second_night_does_nothing(platform, instance):
@@ -124,21 +69,6 @@ def test_serving_loads_the_champion_by_one_name(platform, instance):
     night(platform, instance)
     mlflow = platform["tracking"].connect("ranking")
     assert mlflow.artifacts.load_dict("models:/ranker@champion/constructor.json") == {"name": "dlrm"}
-
-
-def first_champion(platform, instance):
-    """dlrm@v1 serves."""
-    seed_rankers(platform["tables"], platform["tracking"], SKILLS)
-    assert night(platform, instance).success
-    assert aliases(platform) == {"champion": "dlrm@v1"}
-
-
-def second_champion(platform, instance):
-    """dlrm@v1 served, and a better one that came the next night serves now."""
-    first_champion(platform, instance)
-    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
-    assert night(platform, instance).success
-    assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
 
 
 def test_a_better_one_takes_over_and_the_old_one_stays_at_hand(platform, instance):
@@ -262,89 +192,6 @@ def test_a_promotion_that_died_between_alias_and_record_is_finished(platform, in
     first, second = platform["ledger"].promotions()
     assert (second.before, second.after.label) == (first.after, "wide@v1")
     assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
-
-
-def test_rollback_takes_one_step_and_the_bad_model_does_not_come_back(platform, instance):
-    second_champion(platform, instance)
-    result = back(platform, instance, reason="it answers too slowly")
-    assert result.success
-    assert aliases(platform) == {"champion": "dlrm@v1"}
-    move = platform["ledger"].promotions()[-1]
-    assert (move.kind, move.before.label, move.after.label, move.reason) == (
-        "rollback",
-        "wide@v1",
-        "dlrm@v1",
-        "it answers too slowly",
-    )
-    assert {c.name: (c.status, c.status_reason) for c in platform["ledger"].candidates()}["wide"] == (
-        "rejected",
-        "rolled back: it answers too slowly",
-    )
-    shown = {r["alias"]: r["candidate"] for r in platform["tables"].read(CHAMPION).to_pylist()}
-    assert shown == {"champion": "dlrm"}
-    assert result.asset_materializations_for_node("move_champion_back")[0].asset_key == dg.AssetKey(
-        ["experiments", "champion"]
-    )
-    # The next night the same model is still the best one on paper.
-    assert night(platform, instance).success
-    assert row(platform)["decision"] == "keep" and "too slowly" in row(platform)["reason"]
-    assert aliases(platform) == {"champion": "dlrm@v1"}
-
-
-def test_a_second_rollback_is_refused_unless_the_version_is_named(platform, instance):
-    second_champion(platform, instance)
-    assert back(platform, instance, reason="it answers too slowly").success
-    again = back(platform, instance, reason="and again")
-    assert not again.success
-    assert "no previous model to roll back to" in why(again) and "it answers too slowly" in why(again)
-    assert back(platform, instance, reason="it was the network", to_version="2").success
-    assert aliases(platform) == {"champion": "wide@v1"}
-    assert "champion already" in why(back(platform, instance, reason="once more", to_version="2"))
-    assert "no version 99" in why(back(platform, instance, reason="a typing error", to_version="99"))
-    assert [m.kind for m in platform["ledger"].promotions()] == ["promote", "promote", "rollback", "rollback"]
-
-
-def trained_on(platform, name, **versions):
-    """Lets a ranker's files say which content it reads."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / PREPROCESSING).write_text(json.dumps({"content_versions": versions}))
-        platform["tables"].artifacts().put(Path(folder), f"rankers/{name}/v1")
-
-
-def test_rollback_refuses_a_model_that_cannot_read_what_is_served(platform, instance):
-    second_champion(platform, instance)
-    trained_on(platform, "dlrm", user_summary_version="A")
-    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    row = {"user_id": "u", "num_events": 1, "summary": b"", "scales": [], "is_latest": True}
-    row |= {"event_timestamp": now, "created_timestamp": now}
-
-    def hold(version):
-        rows = pa.Table.from_pylist([row | {"summary_version": version}], USER_SUMMARIES.schema)
-        platform["tables"].write(USER_SUMMARIES, rows, version)
-
-    hold("B")
-    refused = back(platform, instance)
-    assert not refused.success and why(refused).startswith(
-        "Version 1 (dlrm@v1) reads VISTA summaries of version A, but vista/user_summaries holds B, so that it would"
-    )
-    assert aliases(platform)["champion"] == "wide@v1" and len(platform["ledger"].promotions()) == 2
-    hold("A")
-    assert back(platform, instance).success and aliases(platform) == {"champion": "dlrm@v1"}
-
-
-def test_what_is_held_for_a_champion_is_dropped_when_another_comes(platform, instance):
-    warehouse = platform["tables"].warehouse()
-    first_champion(platform, instance)
-    trained_on(platform, "dlrm", user_summary_version="A")
-    warehouse.write(HELD_SUMMARIES, HELD_SUMMARIES.schema.empty_table(), "A")
-    assert night(platform, instance).success and held_version(warehouse) == "A"
-    seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
-    assert night(platform, instance).success and aliases(platform)["champion"] == "wide@v1"
-    assert held_version(warehouse) is None
-
-
-def test_rollback_without_a_champion_is_refused(platform, instance):
-    assert "never been a champion" in why(back(platform, instance))
 
 
 def test_an_alias_moved_by_hand_is_noticed_and_mended_by_name(platform, instance):
