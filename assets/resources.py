@@ -115,6 +115,16 @@ class RayJobs(dg.ConfigurableResource, ABC):
 
     train_workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     train_gpu: bool = pydantic.Field(False, description="Whether training workers get a GPU each.")
+    train_strategy: str = pydantic.Field("ddp", description="What training workers share: `ddp` or `fsdp`.")
+    train_compile: bool = pydantic.Field(False, description="Whether training steps are compiled.")
+
+    def placement(self) -> dict[str, Any]:
+        """Where and how a training runs, as fields of its job's config; no part of any version."""
+        return {
+            "workers": self.train_workers,
+            "use_gpu": self.train_gpu,
+            "acceleration": {"strategy": self.train_strategy, "compile": self.train_compile},
+        }
 
     @abstractmethod
     def run(

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
         0, ge=0, description="Ray Train workers; 0 is Ray Train's local mode, in the step's own process."
     )
     train_gpu: bool = pydantic.Field(False, description="Whether training workers get a GPU each.")
+    train_strategy: Literal["ddp", "fsdp"] = pydantic.Field(
+        "ddp",
+        description="What several training workers share: `ddp`, gradients; `fsdp`, weights and optimiser states too.",
+    )
+    train_compile: bool = pydantic.Field(
+        False, description="Whether training steps are compiled by `torch.compile`, which needs a C++ compiler."
+    )
 
     alert_webhook: str = pydantic.Field(
         "", description="URL that alerts are posted to; a file below `home` by default."

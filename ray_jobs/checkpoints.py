@@ -80,14 +80,14 @@ def write_checkpoint(
     artifacts: ArtifactStore,
     training: str,
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer_state: dict[str, Any],
     state: TrainerState,
 ) -> None:
     """Writes the checkpoint of ``state.epoch`` and drops those that are neither best nor last."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder)
         _save_weights(model, local / WEIGHTS)
-        torch.save(optimizer.state_dict(), local / OPTIMIZER)
+        torch.save(optimizer_state, local / OPTIMIZER)
         _write_json(local / STATE, dataclasses.asdict(state))
         artifacts.put(local, epoch_name(training, state.epoch))
     kept = {epoch_name(training, state.epoch), epoch_name(training, state.best_epoch)}
@@ -97,16 +97,20 @@ def write_checkpoint(
 
 
 def restore(
-    artifacts: ArtifactStore, training: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> TrainerState:
-    """Loads the newest whole checkpoint, if there is one, and returns where the training stands."""
+    artifacts: ArtifactStore, training: str, model: torch.nn.Module
+) -> tuple[TrainerState, dict[str, Any] | None]:
+    """Loads the newest whole checkpoint, if there is one.
+
+    Returns:
+        Where the training stands, and the optimiser's state; None if there is no checkpoint.
+    """
     found = artifacts.names(f"checkpoints/{training}")
     if not found:
-        return TrainerState()
+        return TrainerState(), None
     with artifacts.local(found[-1]) as local:
         model.load_state_dict(load_file(str(local / WEIGHTS)))
-        optimizer.load_state_dict(torch.load(local / OPTIMIZER, weights_only=True, map_location="cpu"))
-        return TrainerState(**json.loads((local / STATE).read_text(encoding="utf-8")))
+        optimizer_state = torch.load(local / OPTIMIZER, weights_only=True, map_location="cpu")
+        return TrainerState(**json.loads((local / STATE).read_text(encoding="utf-8"))), optimizer_state
 
 
 def restore_epoch(artifacts: ArtifactStore, training: str, epoch: int, model: torch.nn.Module) -> None:

@@ -20,6 +20,7 @@ from models.semantic_ids.quality import CollapseBounds, Quality, collapse_reason
 from models.semantic_ids.quantiser import Quantiser
 from models.semantic_ids.residual_kmeans import ResidualKMeansConfig, fit_residual_kmeans
 from models.semantic_ids.rqvae_config import RqVaeConfig
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.codebook_artifacts import (
     Assessment,
@@ -69,6 +70,7 @@ class Config(pydantic.BaseModel, frozen=True):
     num_cpus: float = pydantic.Field(1, gt=0, description="CPUs that the fit of `rq_kmeans` reserves.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers of `rq_vae`; 0: the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each of them gets a GPU.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How their steps are computed.")
 
     @property
     def knobs(self) -> ResidualKMeansConfig | RqVaeConfig:
@@ -161,6 +163,7 @@ def rqvae_job(config: Config, **changes: Any) -> "rqvae_training.Config":
             "batch_size": config.training.batch_size,
             "workers": config.workers,
             "use_gpu": config.use_gpu,
+            "acceleration": config.acceleration,
         }
         | changes
     )

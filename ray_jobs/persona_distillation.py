@@ -16,8 +16,13 @@ from models.identity import version_of
 from models.language.adapters import LoraSettings, save_adapter
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
+<<<<<<< HEAD
 from models.personas.release import Bounds, Gate, Verdict, differences, fidelity, gates, verdict
 from models.ranking.bootstrap import Interval
+=======
+from models.personas.release import Bounds, failed_gates, fidelity
+from ray_jobs.acceleration import Acceleration
+>>>>>>> long-attn-part2
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -62,6 +67,7 @@ class Config(pydantic.BaseModel, frozen=True):
     bounds: Bounds = pydantic.Field(Bounds(), description="What is asked of a student that is released.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether workers and actors get a GPU each.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How training steps are computed.")
     cpus: float = pydantic.Field(1.0, gt=0, description="CPUs of a worker or actor.")
     users_per_batch: int = pydantic.Field(16, ge=1, description="Users that the teacher answers together.")
     num_actors: int = pydantic.Field(1, ge=1, description="Loaded teachers.")
@@ -69,8 +75,8 @@ class Config(pydantic.BaseModel, frozen=True):
     @property
     def name(self) -> str:
         """Version of the training: inputs, models, prompts, parameters and code, not where it runs."""
-        where = {"warehouse", "artifacts", "engine", "workers", "use_gpu", "cpus", "users_per_batch", "num_actors"}
-        said = self.model_dump(mode="json", exclude=where | {"bounds"})
+        where = {"warehouse", "artifacts", "engine", "workers", "use_gpu", "acceleration", "cpus"}
+        said = self.model_dump(mode="json", exclude=where | {"users_per_batch", "num_actors", "bounds"})
         identity = {"engine": self.engine.identity, "prompt": student_digest()} | writer_identity(None)
         return "student-" + version_of(code=CODE_VERSION, identity=identity, **said)
 
@@ -169,6 +175,7 @@ def run(config: Config) -> Result:
         options=config.training,
         workers=config.workers,
         use_gpu=config.use_gpu,
+        acceleration=config.acceleration,
         cpus_per_worker=config.cpus,
     )
     student = keep_student(config, fitted)

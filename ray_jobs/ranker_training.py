@@ -22,6 +22,7 @@ from models.ranking.examples import Preprocessing
 from models.ranking.floors import FLOORS, Events
 from models.ranking.scoring import DLRM_KIND, Ranker, build_scorer
 from models.vista.cache import CacheFormat
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -82,6 +83,7 @@ class Config(pydantic.BaseModel, frozen=True):
     resamples: int = pydantic.Field(1000, ge=1, description="Bootstrap resamples of users.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each worker gets a GPU.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How its steps are computed.")
 
     @property
     def artifact(self) -> str:
@@ -256,6 +258,7 @@ def _train(config: Config) -> tuple[Ranker, dict[str, Any]]:
         options=config.training,
         workers=config.workers,
         use_gpu=config.use_gpu,
+        acceleration=config.acceleration,
     )
     kept = read_model(config.artifacts, config.training_name)
     preprocessing = Preprocessing.from_json(kept.preprocessing)

@@ -15,6 +15,7 @@ from models.semantic_ids.rqvae import RqVae, RqVaeNetwork
 from models.semantic_ids.rqvae_config import RqVaeConfig
 from models.semantic_ids.spec import check_vectors
 from models.semantic_ids.transform import Whitening, fit_whitening
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.embedding_store import item_vectors
@@ -47,12 +48,13 @@ class Config(pydantic.BaseModel, frozen=True):
     skipped: tuple[str, ...] = pydantic.Field((), description="Items that training sees in no way; for comparisons.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each worker gets a GPU.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How its steps are computed.")
     cpus_per_worker: float = pydantic.Field(1.0, gt=0, description="CPUs of each worker.")
 
     @property
     def name(self) -> str:
         """Version of the training: inputs, parameters and code, but not where or on how many workers it runs."""
-        where = {"warehouse", "artifacts", "workers", "use_gpu", "cpus_per_worker"}
+        where = {"warehouse", "artifacts", "workers", "use_gpu", "acceleration", "cpus_per_worker"}
         return "rqvae-" + version_of(code=CODE_VERSION, **self.model_dump(mode="json", exclude=where))
 
 
@@ -164,6 +166,7 @@ def train_rqvae(config: Config) -> tuple[RqVae, Fitted]:
         options=config.training,
         workers=config.workers,
         use_gpu=config.use_gpu,
+        acceleration=config.acceleration,
         cpus_per_worker=config.cpus_per_worker,
     )
     return load_rqvae(config.artifacts, fitted.name), fitted

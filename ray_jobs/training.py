@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import (
     TrainerState,
@@ -40,6 +41,7 @@ from ray_jobs.checkpoints import (
 )
 from ray_jobs.filesystems import filesystem_at
 from ray_jobs.progress import logger
+from ray_jobs.training_network import TrainedNetwork
 from ray_jobs.training_task import Task, TrainingOptions
 
 SAY_EVERY = 5.0
@@ -72,6 +74,7 @@ def fit(
     workers: int = 0,
     use_gpu: bool = False,
     cpus_per_worker: float = 1.0,
+    acceleration: Acceleration | None = None,
     max_failures: int = 0,
 ) -> Fitted:
     """Trains to the end, or picks up where an earlier call of the same name was interrupted.
@@ -82,9 +85,10 @@ def fit(
         name: Version of the training: inputs, parameters, code.
         artifacts: Where checkpoints and the model go; every worker must reach it.
         options: How it is trained.
-        workers: Ray Train workers; 0 trains in this process (Ray Train's local mode), 2 or more by DDP.
+        workers: Ray Train workers; 0 trains in this process (Ray Train's local mode), 2 or more together.
         use_gpu: Whether each worker gets a GPU.
         cpus_per_worker: CPUs of each worker; threads of this process without workers.
+        acceleration: How workers train together, and whether steps are compiled.
         max_failures: How often lost workers are replaced before the training fails.
 
     Raises:
@@ -97,6 +101,7 @@ def fit(
     from ray.train.torch import TorchTrainer
 
     loop = {"build": build, "config": config, "name": name, "artifacts": artifacts, "options": options}
+    loop["acceleration"] = acceleration or Acceleration()
     # Ray Train restores its own idea of a run from a folder of the same name; ours is in the checkpoints.
     run_name, scratch = uuid.uuid4().hex[:8], f"ray_train/{name}"
     fs, path = filesystem_at(artifacts.uri(scratch), artifacts.storage_options)
@@ -220,7 +225,7 @@ class Say:
 def _train(loop: dict[str, Any]) -> dict[str, Any]:
     """Train function of every Ray Train worker. Returns `Fitted` as a dict (rank 0's is what counts)."""
     import ray.train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
     options: TrainingOptions = loop["options"]
@@ -229,20 +234,22 @@ def _train(loop: dict[str, Any]) -> dict[str, Any]:
     task: Task = loop["build"](loop["config"])
     seed_all(options.seed)
     model = task.build_model().to(device)
-    optimizer = task.optimizer(model, options)
-    state = restore(artifacts, name, model, optimizer)
+    state, optimizer_state = restore(artifacts, name, model)
+    network = TrainedNetwork(
+        task, model, options, loop["acceleration"], rank=rank, world=world, optimizer_state=optimizer_state
+    )
     resumed, say = state.epoch, Say(loop["relay"], rank)
     if resumed:
         say(f"{task.stage}: resumes after epoch {resumed}/{options.epochs}", force=True)
-    wrapped = prepare_model(model, move_to_device=False) if world > 1 else model
     while not state.finished:
         epoch = state.epoch + 1
         seed_all(options.seed, epoch, rank)
-        record, steps = _epoch(task, wrapped, optimizer, options, epoch, state, rank, world, device, say)
+        record, steps = _epoch(task, network.steps, network.optimizer, options, epoch, state, rank, world, device, say)
+        optimizer_state = network.gather()
         valid = _evaluate(task, model, rank, task.evaluate)
         _advance(state, task, options, {"epoch": float(epoch)} | record | valid, steps, valid)
         if rank == 0:
-            write_checkpoint(artifacts, name, model, optimizer, state)
+            write_checkpoint(artifacts, name, model, optimizer_state, state)
         left = (options.epochs - epoch) * record["seconds"]
         say(
             f"{task.stage}: epoch {epoch}/{options.epochs}, loss {record['loss']:.4f}, valid {task.metric} "

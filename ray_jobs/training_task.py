@@ -85,7 +85,7 @@ class Task(abc.ABC):
 
 
 class TrainingOptions(pydantic.BaseModel, frozen=True):
-    """How a task is trained. Part of the training's version: everything here can change the weights."""
+    """How a task is trained. Part of the training's version: everything here can change what is learned."""
 
     epochs: int = pydantic.Field(10, ge=1, description="Most epochs.")
     patience: int = pydantic.Field(2, ge=1, description="Epochs without a better metric before it stops.")

@@ -9,6 +9,7 @@ import torch
 from models.identity import version_of
 from models.long_history.vocabulary import Vocabulary
 from models.vista.model import Vista, VistaConfig
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import TrainedModel, read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -59,6 +60,7 @@ class Config(pydantic.BaseModel, frozen=True):
     min_item_events: int = pydantic.Field(2, ge=1, description="Items with fewer events share one embedding.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each worker gets a GPU.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How its steps are computed.")
     cpus_per_worker: float = pydantic.Field(1.0, gt=0, description="CPUs of each worker.")
 
     @property
@@ -69,7 +71,7 @@ class Config(pydantic.BaseModel, frozen=True):
     @property
     def name(self) -> str:
         """Version of the training: inputs, parameters and code, but not where or on how many workers it runs."""
-        where = {"warehouse", "artifacts", "workers", "use_gpu", "cpus_per_worker"}
+        where = {"warehouse", "artifacts", "workers", "use_gpu", "acceleration", "cpus_per_worker"}
         return "vista-" + version_of(code=CODE_VERSION, **self.model_dump(mode="json", exclude=where))
 
 
@@ -133,6 +135,7 @@ def run(config: Config) -> Result:
             options=config.training,
             workers=config.workers,
             use_gpu=config.use_gpu,
+            acceleration=config.acceleration,
             cpus_per_worker=config.cpus_per_worker,
         )
     )

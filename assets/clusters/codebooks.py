@@ -131,6 +131,5 @@ def clustering_job(config: CodebooksConfig, tables: Tables, ray_jobs: RayJobs) -
         max_drift=config.max_drift,
         rebuild=config.rebuild,
         bounds=CollapseBounds(min_unique_rate=config.min_unique_rate, min_entropy_ratio=config.min_entropy_ratio),
-        workers=ray_jobs.train_workers,
-        use_gpu=ray_jobs.train_gpu,
+        **ray_jobs.placement(),
     )

@@ -123,8 +123,7 @@ def job_config(config: DistillationConfig, tables: Tables, ray_jobs: RayJobs, la
         lora=LoraSettings(rank=config.rank, alpha=config.alpha),
         training=TrainingOptions(**standard | {k: v for k, v in asked.items() if k in TrainingOptions.model_fields}),
         bounds=Bounds(**{k: asked[k] for k in ("min_ifr", "grounding_margin", "recall_margin", "min_users")}),
-        workers=ray_jobs.train_workers,
-        use_gpu=ray_jobs.train_gpu,
+        **ray_jobs.placement(),
         **{name: asked[name] for name in own},
     )
 

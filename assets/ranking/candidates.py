@@ -135,8 +135,7 @@ def training_config(spec: CandidateSpec, tables: Tables, ray_jobs: RayJobs, conf
         training=options,
         batch_size=config.batch_size,
         resamples=config.resamples,
-        workers=ray_jobs.train_workers,
-        use_gpu=ray_jobs.train_gpu,
+        **ray_jobs.placement(),
     )
 
 

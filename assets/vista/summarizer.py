@@ -137,8 +137,7 @@ def _job(config: SummarizerConfig, tables: Tables, ray_jobs: RayJobs, inputs: di
         history_events=config.history_events,
         block_examples=config.block_examples,
         batch_blocks=config.batch_blocks,
-        workers=ray_jobs.train_workers,
-        use_gpu=ray_jobs.train_gpu,
+        **ray_jobs.placement(),
     )
 
 

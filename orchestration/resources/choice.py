@@ -1,5 +1,7 @@
 """The choice of twins: settings in, one resource instance a system out."""
 
+from typing import Any
+
 import dagster as dg
 
 from orchestration.resources.dataset import ConfiguredDataset
@@ -31,6 +33,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         student_model=settings.llm_student_model,
     )
     remote_tables = "://" in settings.warehouse
+    placed = ("train_workers", "train_gpu", "train_strategy", "train_compile")
+    training: dict[str, Any] = {name: getattr(settings, name) for name in placed}
     return {
         "dataset": ConfiguredDataset(
             source=settings.dataset,
@@ -49,16 +53,9 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             else LocalTables(warehouse_root=settings.warehouse, artifact_root=settings.artifacts)
         ),
         "ray_jobs": (
-            SubmittedRayJobs(
-                address=settings.ray_jobs_address, train_workers=settings.train_workers, train_gpu=settings.train_gpu
-            )
+            SubmittedRayJobs(address=settings.ray_jobs_address, **training)
             if settings.ray_jobs_address
-            else LocalRayJobs(
-                address=settings.ray_address,
-                num_cpus=settings.ray_cpus,
-                train_workers=settings.train_workers,
-                train_gpu=settings.train_gpu,
-            )
+            else LocalRayJobs(address=settings.ray_address, num_cpus=settings.ray_cpus, **training)
         ),
         "tracking": tracking_twin(
             settings.mlflow_tracking_uri,

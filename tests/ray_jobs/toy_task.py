@@ -10,15 +10,17 @@ import pydantic
 import torch
 import torch.nn.functional as F
 
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.training import Fitted, fit
 from ray_jobs.training_task import Loss, Task, TrainingOptions
 
 
 class ToyConfig(pydantic.BaseModel, frozen=True):
-    """``stop_after``: raise in that epoch. ``pace``: seconds a batch. ``metric``: what `evaluate` gives, by epoch."""
+    """``stop_after``: breaks after it. ``pace``: seconds a batch. ``metric``: what `evaluate` gives, by epoch."""
 
     num_examples: int = 64
+    dropout: float = 0.5
     stop_after: int = 0
     pace: float = 0.0
     metric: tuple[float, ...] = ()
@@ -39,7 +41,8 @@ class ToyTask(Task):
         self.evaluated = 0
 
     def build_model(self):
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        dropout = torch.nn.Dropout(self.config.dropout)
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), dropout, torch.nn.ReLU(), torch.nn.Linear(8, 1))
 
     def num_examples(self, world):
         return len(self.y) // world
@@ -51,7 +54,8 @@ class ToyTask(Task):
             with open(self.config.journal, "a") as journal:
                 journal.write(f"{epoch}\n")
         order = np.random.default_rng(epoch).permutation(len(self.y))
-        for chosen in np.split(order[rank::world], range(16, len(order) // world, 16)):
+        size = 16 // world  # the ranks' batches are one process's, shared out
+        for chosen in np.split(order[rank::world], range(size, len(order) // world, size)):
             time.sleep(self.config.pace)
             yield self.x[chosen], self.y[chosen]
 
@@ -78,10 +82,22 @@ def build_toy(config: ToyConfig) -> ToyTask:
     return ToyTask(config)
 
 
-def train_toy(root: Path, name: str = "toy", config: ToyConfig | None = None, workers: int = 0, **options) -> Fitted:
-    chosen = TrainingOptions(**{"epochs": 5, "patience": 9, "learning_rate": 0.05, "seed": 3} | options)
+def train_toy(
+    root: Path,
+    name: str = "toy",
+    config: ToyConfig | None = None,
+    workers: int = 0,
+    acceleration: Acceleration | None = None,
+    **options,
+) -> Fitted:
     return fit(
-        build_toy, config or ToyConfig(), name=name, artifacts=ArtifactStore(str(root)), options=chosen, workers=workers
+        build_toy,
+        config or ToyConfig(),
+        name=name,
+        artifacts=ArtifactStore(str(root)),
+        options=TrainingOptions(**{"epochs": 5, "patience": 9, "learning_rate": 0.05, "seed": 3} | options),
+        workers=workers,
+        acceleration=acceleration,
     )
 
 
