@@ -246,9 +246,9 @@ def _examine(config: Config, plan: Plan, users: pl.DataFrame, student: StudentCo
 
 def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[dict[str, Any]]:
     """Of each held-out user the request, the interests' shares, and clusters known and liked later."""
-    history = read_history(config.warehouse, users["user_id"].to_list())
-    known = earlier(history, config.held_events).drop_nulls("cluster")
-    liked = later(history, config.held_events).filter("liked").drop_nulls("cluster")
+    history = read_history(config.warehouse, users["user_id"].to_list(), config.held_events)
+    known = earlier(history).drop_nulls("cluster")
+    liked = later(history).filter("liked").drop_nulls("cluster")
     clusters = {
         name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
         for name, rows in (("known", known), ("later", liked))
