@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from models.personas.freshness import Event, FreshnessConfig, ServedPersona, clusters_digest
 from models.personas.interests import InterestConfig
-from ray_jobs.persona_planning import Plan, read_history
+from ray_jobs.persona_planning import Plan, read_newest
 from ray_jobs.persona_store import PersonaStore
 from ray_jobs.persona_writing import Config, plan_personas
 from ray_jobs.refresh_queue import Lease
@@ -43,7 +43,7 @@ class LeasedUsers:
     ) -> "LeasedUsers":
         """Reads the tables and the store, once for all users."""
         users = [lease.user_id for lease in leases]
-        history = read_history(writing.warehouse, users)
+        history = read_newest(writing.warehouse, users, freshness.window)
         digests = history_digests(history, writing.interests, freshness.window)
         plan = plan_personas(writing, users)
         return cls(writing.warehouse, writing.persona_version, plan, digests, store.read(users))
@@ -103,7 +103,7 @@ def history_digests(history: pl.DataFrame, config: InterestConfig, window: int) 
     """Digest of the clusters of each user's newest events, as the read path makes it of the online store.
 
     Args:
-        history: As `read_history` returns it.
+        history: As `read_newest` returns it.
         config: Knobs of the interests.
         window: Events that count.
     """

@@ -16,13 +16,9 @@ from models.identity import version_of
 from models.language.adapters import LoraSettings, save_adapter
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
-<<<<<<< HEAD
 from models.personas.release import Bounds, Gate, Verdict, differences, fidelity, gates, verdict
 from models.ranking.bootstrap import Interval
-=======
-from models.personas.release import Bounds, failed_gates, fidelity
 from ray_jobs.acceleration import Acceleration
->>>>>>> long-attn-part2
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -271,9 +267,9 @@ def _examine(
 
 def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[Held]:
     """Each held-out user with what is asked, and what was known and liked later."""
-    history = read_history(config.warehouse, users["user_id"].to_list())
-    known = earlier(history, config.held_events).drop_nulls("cluster")
-    liked = later(history, config.held_events).filter("liked").drop_nulls("cluster")
+    history = read_history(config.warehouse, users["user_id"].to_list(), config.held_events)
+    known = earlier(history).drop_nulls("cluster")
+    liked = later(history).filter("liked").drop_nulls("cluster")
     clusters = {
         name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
         for name, rows in (("known", known), ("later", liked))
@@ -282,7 +278,7 @@ def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[Held]:
         name: {user: rows.to_dicts() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
         for name, frame in (("interests", plan.interests), ("candidates", plan.candidates))
     }
-    seen = dict(earlier(history, config.held_events).group_by("user_id").agg(pl.col("position").max()).iter_rows())
+    seen = dict(earlier(history).group_by("user_id").agg(pl.col("position").max()).iter_rows())
     return [
         Held(
             user,

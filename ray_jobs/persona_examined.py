@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from models.personas.exploration import ExplorationConfig
 from models.personas.interests import InterestConfig
 from ray_jobs.persona_panels import TRAIN, Panel, World, interests_of, later_likes, make_panel
-from ray_jobs.persona_planning import read_history
+from ray_jobs.persona_planning import earlier, read_history
 from ray_jobs.tables.personas import PERSONA_EXAMINED, PERSONA_STUDENTS
 from ray_jobs.warehouse import Warehouse
 
@@ -162,14 +162,15 @@ def _panel(warehouse: Warehouse, world: World, writer: str, rows: pl.DataFrame) 
     said = json.loads(rows["parameters"][0])
     config, exploration = interests_of(said["interests"]), ExplorationConfig(**said["exploration"])
     users = rows["user_id"].to_list()
-    history = read_history(warehouse, users).join(rows.select("user_id", "seen_until"), on="user_id")
-    late = pl.col("position") > pl.col("seen_until")
-    history = history.with_columns(pl.when(late).then(pl.lit(TEST)).otherwise(pl.lit(TRAIN)).alias(HELD_EVENTS))
+    history = read_history(warehouse, users, seen_until=rows.select("user_id", "seen_until"))
+    history = history.with_columns(
+        pl.when(pl.col("held")).then(pl.lit(TEST)).otherwise(pl.lit(TRAIN)).alias(HELD_EVENTS)
+    )
     interests = rows.select("user_id", pl.col("interests").alias("interest"), pl.col("claims").alias("claim"))
     interests = interests.explode("interest", "claim").drop_nulls("interest").unnest("interest")
     explored = rows.select("user_id", "explorations").explode("explorations").drop_nulls().unnest("explorations")
     explored = explored.select("user_id", "anchor_cluster", "cluster")
-    panel = make_panel(world, users, history.filter(~late), interests, explored, config)
+    panel = make_panel(world, users, earlier(history), interests, explored, config)
     asked_U, anchors_U = (rows[name].to_numpy() for name in ("interests_asked", "explorations_asked"))
     said_U, explored_U = (np.bincount(f["user"].to_numpy(), minlength=len(users)) for f in panel[1:3])
     return Examined(

@@ -119,12 +119,14 @@ def before(history: pl.DataFrame, rule: str, config: InterestConfig) -> pl.DataF
     """
     last = history.filter(pl.col(rule) == TRAIN).group_by("user_id").agg(pl.col("position").max().alias("last"))
     later = history.filter(pl.col(rule) != TRAIN).join(last, on="user_id")
-    if (later["position"] <= later["last"]).any():
+    if (later["first"] <= later["last"]).any():
         raise ValueError(
             f"The split {rule} puts training events of a user behind later ones: materialize interactions/splits again."
         )
     past = history.filter(pl.col(rule) == TRAIN)
-    activity = past.group_by("user_id").agg(pl.len().alias("events"), pl.col("liked").sum().alias("likes"))
+    activity = past.group_by("user_id").agg(
+        pl.col("times").sum().alias("events"), pl.col("times").filter("liked").sum().alias("likes")
+    )
     return past.join(eligible_users(activity, config).select("user_id"), on="user_id", how="semi")
 
 

@@ -1,7 +1,7 @@
 """Which users get a persona, and what the model is asked for each: tables in, plan out. Nothing is paid here."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -32,6 +32,21 @@ PLAN_SCHEMA = pl.Schema(
 
 
 SPLIT_RULES = ["leave_one_out", "global_time"]
+EVENTS_AT_ONCE = 250_000
+HISTORY_SCHEMA = pl.Schema(
+    {
+        "user_id": pl.String(),
+        "item_id": pl.String(),
+        "timestamp": pl.Datetime("us", "UTC"),
+        "position": pl.Int32(),
+        "value": pl.Float64(),
+        **dict.fromkeys(SPLIT_RULES, pl.String()),
+        "liked": pl.Boolean(),
+        "held": pl.Boolean(),
+        "times": pl.UInt32(),
+        "first": pl.Int32(),
+    }
+)
 
 
 class Found(NamedTuple):
@@ -89,40 +104,87 @@ def count_activity(warehouse: Warehouse, user_ids: list[str] | None = None) -> p
     return pl.concat(parts).group_by("user_id").sum().sort("user_id")
 
 
-def read_history(warehouse: Warehouse, user_ids: list[str]) -> pl.DataFrame:
-    """The events of some users, with the clusters of their items; events of items without a cluster have none."""
-    events = _frame(
-        warehouse,
-        SPLITS,
-        ["user_id", "item_id", "timestamp", "position", "value", "label", "sampled", *SPLIT_RULES],
-        pc.field("user_id").isin(pa.array(user_ids, pa.string())) & ~pc.field("sampled"),
-    )
-    liked = (pl.col("label") == 1).alias("liked")
-    events = events.select("user_id", "item_id", "timestamp", "position", "value", liked, *SPLIT_RULES)
+def read_history(
+    warehouse: Warehouse, user_ids: list[str], held_share: float = 0.0, seen_until: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The events of some users, with the clusters of their items; events of items without a cluster have none.
+
+    Whoever comes back to an item a thousand times has one row of it for each verdict, split and side of the cut: the
+    newest, which counts (``times``) the others and knows the ``first`` place of them. So memory is that of the items
+    that somebody met, not of a lifetime of events; where nobody meets an item twice, a row is an event.
+
+    Args:
+        warehouse: Where splits, semantic IDs, profiles and items are.
+        user_ids: The users.
+        held_share: The newest share of each user's events is marked ``held``. By place and not by time: clocks of
+            imported histories put all of a user's events on one day.
+        seen_until: In its stead the last place of each user (``user_id``, ``seen_until``) that is not ``held``.
+    """
+    events = newest_of_each(pl.DataFrame(schema=HISTORY_SCHEMA))
+    for rows in _events(warehouse, user_ids, held_share, seen_until):
+        events = newest_of_each(pl.concat([events, rows]))
+    return _placed(warehouse, events)
+
+
+def read_newest(warehouse: Warehouse, user_ids: list[str], window: int) -> pl.DataFrame:
+    """The newest ``window`` events of some users, as `read_history` returns them, but each with a row of its own."""
+    kept = [pl.DataFrame(schema=HISTORY_SCHEMA)]
+    for rows in _events(warehouse, user_ids, 0.0):
+        kept = [pl.concat([*kept, rows]).filter(_from_end() <= window)]
+    return _placed(warehouse, kept[0])
+
+
+def _from_end() -> pl.Expr:
+    return pl.col("position").rank("ordinal", descending=True).over("user_id")
+
+
+def _events(
+    warehouse: Warehouse, user_ids: list[str], held_share: float, seen_until: pl.DataFrame | None = None
+) -> Iterator[pl.DataFrame]:
+    """Events of some users with the columns of `HISTORY_SCHEMA`, part by part."""
+    wanted = pc.field("user_id").isin(pa.array(user_ids, pa.string())) & ~pc.field("sampled")
+    columns = ["user_id", "item_id", "timestamp", "position", "value", "label", *SPLIT_RULES]
+    if seen_until is None:
+        counts = count_activity(warehouse, user_ids).select("user_id", "events")
+        # 0-based place p is seen if p + 1 <= (1 - share) x events.
+        ends = ((1 - held_share) * pl.col("events")).floor().cast(pl.Int64) - 1
+        seen_until = counts.select("user_id", seen_until=ends)
+    for part in warehouse.batches(SPLITS, columns, wanted, EVENTS_AT_ONCE):
+        rows = pl.DataFrame(part).join(seen_until, on="user_id", how="left", maintain_order="left")
+        rows = rows.with_columns(
+            liked=pl.col("label") == 1,
+            held=pl.col("position") > pl.col("seen_until"),
+            times=pl.lit(1, pl.UInt32),
+            first=pl.col("position"),
+        )
+        yield rows.select(list(HISTORY_SCHEMA))
+
+
+def _placed(warehouse: Warehouse, events: pl.DataFrame) -> pl.DataFrame:
+    """Events with the clusters and titles of their items."""
     items = (
         _frame(warehouse, SEMANTIC_IDS, ["item_id", "cluster"])
         .join(_frame(warehouse, CLUSTER_PROFILES, ["cluster", "label"]), on="cluster")
         .join(_frame(warehouse, ITEMS, ["item_id", "title"]), on="item_id")
     )
-    return events.join(items, on="item_id", how="left")
+    return events.join(items, on="item_id", how="left", maintain_order="left")
 
 
-def earlier(history: pl.DataFrame, held_share: float) -> pl.DataFrame:
-    """The history without the newest ``held_share`` of each user's events.
+def newest_of_each(events: pl.DataFrame) -> pl.DataFrame:
+    """The newest of the events of a user that differ in place and time only, in the order in which they are."""
+    alike = ["user_id", "item_id", "liked", "held", *SPLIT_RULES]
+    counted = events.with_columns(pl.col("times").sum().over(alike), pl.col("first").min().over(alike))
+    return counted.filter(pl.col("position") == pl.col("position").max().over(alike))
 
-    By place and not by time: clocks of imported histories put all of a user's events on one day.
-    """
-    return history.filter(~_is_later(held_share)) if held_share else history
+
+def earlier(history: pl.DataFrame) -> pl.DataFrame:
+    """The history without the newest share of each user's events, which is ``held``."""
+    return history.filter(~pl.col("held"))
 
 
-def later(history: pl.DataFrame, held_share: float) -> pl.DataFrame:
+def later(history: pl.DataFrame) -> pl.DataFrame:
     """The events that `earlier` leaves out."""
-    return history.filter(_is_later(held_share))
-
-
-def _is_later(held_share: float) -> pl.Expr:
-    place = pl.col("position").rank("ordinal").over("user_id")
-    return place > (1 - held_share) * pl.len().over("user_id")
+    return history.filter("held")
 
 
 def _requests(interests: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, Request]:
@@ -199,7 +261,7 @@ def make_plan(
     # No user costs less than this, so more users need not be read.
     least = tokens_of(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]))
     looked_at = eligible.head(token_budget // least)
-    history = earlier(read_history(warehouse, looked_at["user_id"].to_list()), held_share)
+    history = earlier(read_history(warehouse, looked_at["user_id"].to_list(), held_share))
     found, candidates, requests = find_all(warehouse, history, interests, exploration)
     last = dict(history.group_by("user_id").agg(pl.col("timestamp").max()).iter_rows())
     rows: list[dict[str, Any]] = []

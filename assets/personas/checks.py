@@ -13,6 +13,7 @@ from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE, USER_PERSO
 
 KEY = dg.AssetKey(["personas", "user_personas"])
 MAX_FAILED_SHARE = 0.1
+EVENTS_AT_ONCE = 250_000
 
 # A small dataset may have no user with enough history: `coverage` tells.
 user_personas_checks = table_checks(
@@ -28,7 +29,11 @@ user_personas_checks = table_checks(
 
 def _history(tables: Tables, personas: pl.DataFrame) -> pl.DataFrame:
     of_them = pc.field("user_id").isin(pa.array(personas["user_id"].to_list(), pa.string())) & ~pc.field("sampled")
-    return pl.DataFrame(tables.read(SPLITS, ["user_id", "item_id", "label"], of_them))
+    met = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "label": pl.Int8})
+    # Whoever comes back to an item a thousand times has met it once.
+    for part in tables.warehouse().batches(SPLITS, met.columns, of_them, num_rows=EVENTS_AT_ONCE):
+        met = pl.concat([met, pl.DataFrame(part)]).unique(maintain_order=True)
+    return met
 
 
 def _told(name: str, wrong: pl.DataFrame, total: int) -> dg.AssetCheckResult:

@@ -164,13 +164,14 @@ def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
         How many were not known to the queue, or not lately.
     """
     from ray_jobs.persona_batches import history_digests
-    from ray_jobs.persona_planning import read_history
+    from ray_jobs.persona_planning import read_newest
     from ray_jobs.refresh_queue import Wanted
 
     users = tables.read(USER_PERSONAS, ["user_id"])["user_id"].to_pylist()
     asked = 0
     for start in range(0, len(users), USERS_AT_ONCE):
-        history = read_history(tables.warehouse(), users[start : start + USERS_AT_ONCE])
+        some = users[start : start + USERS_AT_ONCE]
+        history = read_newest(tables.warehouse(), some, job.freshness.window)
         digests = history_digests(history, job.writing.interests, job.freshness.window)
         wanted = [Wanted(u, "missing", clusters, job.writing.persona_version) for u, clusters in digests.items()]
         asked += sum(job.queue.enqueue(wanted))

@@ -193,7 +193,7 @@ def test_an_examined_student_is_measured_beside_its_teacher_on_what_neither_saw(
     seeded = lineage.tables
     warehouse, users = seeded.warehouse(), [f"u{n}" for n in range(12)]
     config, exploration = WARMED_UP, ExplorationConfig()
-    past = earlier(read_history(warehouse, users), 0.25)
+    past = earlier(read_history(warehouse, users, 0.25))
     found = find_all(warehouse, past, config, exploration)
     held, texts = [], {"teacher": [], "student": []}
     for user in users:
