@@ -1,5 +1,6 @@
 """What summaries of histories may cost: quality by seeds, precision, staleness and length, beside the cost."""
 
+import functools
 import sys
 import time
 from typing import Any, Literal
@@ -138,14 +139,14 @@ def run(config: Config) -> Result:
     for at, point in missing.items():
         first.setdefault(point.training.name, (at, point))
     score = remote(config, score_point)
-    ahead = [(lambda at=at, p=p: score(p, at, config.cpus)) for at, p in first.values()]
+    ahead = [functools.partial(score, p, at, config.cpus) for at, p in first.values()]
     in_order(ahead, Progress(FOLDER, len(ahead), "trainings"))
     rest = [
-        (lambda at=at, p=p: score(p, at, config.cpus)) for at, p in missing.items() if first[p.training.name][0] != at
+        functools.partial(score, p, at, config.cpus) for at, p in missing.items() if first[p.training.name][0] != at
     ]
     in_order(rest, Progress(FOLDER, len(rest), "points"))
     read = remote(config, read_cell)
-    calls = [(lambda p=p: read(config.artifacts, config.artifact_of(p), CLICK, config.resamples)) for p in points]
+    calls = [functools.partial(read, config.artifacts, config.artifact_of(p), CLICK, config.resamples) for p in points]
     scored: list[Scored] = in_order(calls, Progress(f"{FOLDER}: bootstrap", len(calls), "points"))
     found: dict[tuple[str, str], list[tuple[Point, Scored]]] = {}
     for point, each in zip(points, scored, strict=True):
