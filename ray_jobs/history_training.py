@@ -9,6 +9,7 @@ from models.identity import version_of
 from models.long_history.families import FAMILIES
 from models.long_history.interface import HistoryModel
 from models.long_history.vocabulary import Vocabulary
+from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
@@ -52,6 +53,7 @@ class Config(pydantic.BaseModel, frozen=True):
     valid_users: int | None = pydantic.Field(None, ge=1, description="Users who decide after each epoch; None: all.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether each worker gets a GPU.")
+    acceleration: Acceleration = pydantic.Field(Acceleration(), description="How its steps are computed.")
     cpus_per_worker: float = pydantic.Field(1.0, gt=0, description="CPUs of each worker.")
 
     @pydantic.field_validator("family")
@@ -64,7 +66,15 @@ class Config(pydantic.BaseModel, frozen=True):
     @property
     def name(self) -> str:
         """Version of the training: inputs, parameters and code, but not where or on how many workers it runs."""
-        where = {"warehouse", "artifacts", "workers", "use_gpu", "cpus_per_worker", "candidates_at_once"}
+        where = {
+            "warehouse",
+            "artifacts",
+            "workers",
+            "use_gpu",
+            "acceleration",
+            "cpus_per_worker",
+            "candidates_at_once",
+        }
         return "history-" + version_of(code=CODE_VERSION, **self.model_dump(mode="json", exclude=where))
 
 
@@ -105,6 +115,7 @@ def train(config: Config, task: HistoryTaskOf | None = None) -> Fitted:
         options=config.training,
         workers=config.workers,
         use_gpu=config.use_gpu,
+        acceleration=config.acceleration,
         cpus_per_worker=config.cpus_per_worker,
     )
 

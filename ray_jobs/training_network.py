@@ -51,7 +51,9 @@ class TrainedNetwork:
         if world > 1 and not self.sharded:
             from ray.train.torch import prepare_model
 
-            self.steps = prepare_model(self.steps, move_to_device=False)
+            # A loss may leave parts out: a start state that no history of the batch needs, another objective's head.
+            leaving_out = {"find_unused_parameters": True}
+            self.steps = prepare_model(self.steps, move_to_device=False, parallel_strategy_kwargs=leaving_out)
 
     def gather(self) -> dict[str, Any]:
         """Brings `whole` up to date; every rank must call it. Returns the whole state of the optimiser, on rank 0."""
