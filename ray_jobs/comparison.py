@@ -135,7 +135,7 @@ def _scored(config: Config, contender: Contender, split: str) -> pl.DataFrame:
         ContentVersionError: If it was trained on other content than today's features hold.
         ValueError: If the ranker is gone, or cannot read today's features for another reason.
     """
-    from ray_jobs.ranker_data import INPUTS, of_split, read_examples
+    from ray_jobs.ranker_data import INPUTS, read_examples
     from ray_jobs.ranker_files import read_ranker
 
     try:
@@ -143,7 +143,7 @@ def _scored(config: Config, contender: Contender, split: str) -> pl.DataFrame:
             ranker = read_ranker(folder)
     except FileNotFoundError as error:
         raise ValueError(f"The trained ranker of {contender.label} is no longer kept.") from error
-    data = of_split(read_examples(config.warehouse, tuple(INPUTS)), split)
+    data = read_examples(config.warehouse, tuple(INPUTS), splits=(split,))
     return pl.DataFrame(
         {
             "example_id": data["example_id"],

@@ -87,31 +87,36 @@ class Newest(pydantic.BaseModel, frozen=True):
 
 
 def read_examples(
-    warehouse: Warehouse, inputs: tuple[str, ...], version: str | None = None, newest: Newest | None = None
+    warehouse: Warehouse,
+    inputs: tuple[str, ...],
+    version: str | None = None,
+    newest: Newest | None = None,
+    splits: tuple[str, ...] = ("train", "valid", "test"),
 ) -> pa.Table:
-    """Feature rows of all splits, by user and then by place in the user's history.
+    """Feature rows, by user and then by place in the user's history.
 
     Args:
         warehouse: The warehouse.
         inputs: Extra inputs, out of `INPUTS`.
         version: Version of the training set that is expected.
         newest: Events of a user that are read; `Newest` by default.
+        splits: Splits whose rows are read.
 
     Raises:
         ValueError: If a split has no rows.
     """
     columns = [*IDENTITY, *feature_columns(inputs)]
     since = first_places(warehouse, version, newest or Newest())
+    wanted = pc.field("split").isin(pa.array(splits, pa.string()))
     if since.height:
         least = int(since["first"].min())  # type: ignore[arg-type]
         whole = ~pc.field("user_id").isin(since["user_id"].unique().to_arrow().cast(pa.string()))
-        found = warehouse.batches(
-            TRAINING_SET, columns, whole | (pc.field("position") >= least), ROWS_AT_ONCE, expect_version=version
-        )
+        read = wanted & (whole | (pc.field("position") >= least))
+        found = warehouse.batches(TRAINING_SET, columns, read, ROWS_AT_ONCE, expect_version=version)
         data = pa.concat_tables(_since(part, since) for part in found)
     else:
-        data = warehouse.read(TRAINING_SET, columns=columns, expect_version=version)
-    for split in ("train", "valid", "test"):
+        data = warehouse.read(TRAINING_SET, columns=columns, filters=wanted, expect_version=version)
+    for split in splits:
         if not pc.any(pc.equal(data["split"], split)).as_py():
             raise ValueError(
                 f"The split {split} has no examples: give the dataset more events, or cut it by the other "

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ray_jobs.ranker_data import REQUEST_TYPES, SERVED_REFS, of_split, read_examples, request_columns
+from ray_jobs.ranker_data import REQUEST_TYPES, SERVED_REFS, read_examples, request_columns
 from ray_jobs.warehouse import Warehouse
 
 USER = "user_id"
@@ -44,7 +44,7 @@ def _mlflow_type(kind: pa.DataType, array: Any, types: Any) -> Any:
 
 def example_rows(warehouse: Warehouse, kind: str, inputs: tuple[str, ...]) -> pd.DataFrame:
     """A few rows of the test split as a request has them, with their ``example_id``."""
-    data = of_split(read_examples(warehouse, inputs), "test").slice(0, EXAMPLES)
+    data = read_examples(warehouse, inputs, splits=("test",)).slice(0, EXAMPLES)
     return pd.DataFrame(
         {"example_id": data["example_id"].to_pylist()}
         | {

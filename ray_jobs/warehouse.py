@@ -109,10 +109,10 @@ def content_digest(data: pa.Table, ignore: tuple[str, ...] = ("created_timestamp
     return sink.hexdigest()[:16]
 
 
-def _writer_properties() -> Any:
+def _writer_properties(rows_in_group: int = ROWS_IN_GROUP) -> Any:
     from deltalake import WriterProperties
 
-    return WriterProperties(max_row_group_size=ROWS_IN_GROUP, compression="SNAPPY")
+    return WriterProperties(max_row_group_size=rows_in_group, compression="SNAPPY")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +285,7 @@ class Warehouse:
         version: str,
         replace_where: str | None = None,
         *,
-        row_group_rows: int | None = None,
+        row_group_rows: int = ROWS_IN_GROUP,
         again: bool = False,
     ) -> Written:
         """Replaces a table, or a part of it, by rows that are made one after the other, in one atomic commit.
@@ -301,14 +301,11 @@ class Warehouse:
             row_group_rows: Rows of a row group, for tables of which little is read at once.
             again: Write the same rows anew, in another layout, though the table holds ``version``.
         """
-        from deltalake import CommitProperties, WriterProperties, write_deltalake
+        from deltalake import CommitProperties, write_deltalake
 
         if self.version(table) == version and not again:
             return Written(version, self.num_rows(table), committed=False)
         num_rows, failed = 0, None
-        layout: dict[str, Any] = (
-            {"writer_properties": WriterProperties(max_row_group_size=row_group_rows)} if row_group_rows else {}
-        )
         partly = replace_where is not None and self.exists(table)
         waiting = iter(parts)
 
@@ -334,9 +331,8 @@ class Warehouse:
                     schema_mode=None if partly else "overwrite",
                     partition_by=list(table.partition_by) or None,
                     storage_options=self.storage_options or None,
-                    writer_properties=_writer_properties(),
+                    writer_properties=_writer_properties(row_group_rows),
                     commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
-                    **layout,
                 )
         except Exception:
             if failed is not None:

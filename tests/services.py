@@ -139,8 +139,13 @@ class PostgresServer:
             yield
 
     def kill(self) -> None:
-        """Kills the server and all its processes with SIGKILL."""
+        """Kills the server and all its processes with SIGKILL: each backend has a group of its own."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        backends = [int(child) for listed in found for child in listed.read_text().split()]
         os.killpg(self.process.pid, signal.SIGKILL)
+        for backend in backends:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(backend, signal.SIGKILL)
         self.process.wait(30)
 
 
