@@ -35,7 +35,7 @@ class TrainingSetConfig(dg.Config):
         "historical datasets, which are replayed. `knowledge`: only what was also written by then; right "
         "for live data with back-fills.",
     )
-    chunk_rows: int = pydantic.Field(200_000, ge=1, description="Examples that are joined, and in memory, at once.")
+    chunk_rows: int = pydantic.Field(100_000, ge=1, description="Examples that are joined, and in memory, at once.")
 
 
 @dg.asset(
