@@ -1,4 +1,4 @@
-"""Users in the files of trained models: vocabularies with embeddings of their own, example requests, and lessons."""
+"""Users in files: of trained models (vocabularies with embeddings, example requests), lessons, and staged exports."""
 
 import json
 import struct
@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from models.forgetting import MASK
-from orchestration.forget_stores import Store
+from orchestration.forget_stores import NOTHING, Store
 from ray_jobs import erasure
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.erasure import USER_COLUMN
 from ray_jobs.filesystems import filesystem_at
 from ray_jobs.persona_lessons import LESSON_FILES
 from ray_jobs.tables.personas import PERSONA_LESSONS
+from ray_jobs.tables.vista import STAGED_EXPORTS
 from ray_jobs.warehouse import Warehouse
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
@@ -113,6 +114,34 @@ class LessonFiles(Store):
                 kept = [line for line in lines if json.loads(line)["question"] not in self.questions]
                 if len(kept) < len(lines):
                     yield files, found.path, kept, len(lines) - len(kept)
+
+
+class StagedExports(Store):
+    """Summaries that a killed export left: the next one would take them up, the users' among them."""
+
+    name = "staged exports of summaries"
+
+    def __init__(self, artifacts: ArtifactStore):
+        self.artifacts = artifacts
+
+    def held(self) -> int:
+        """Always 0: the shards go whole, nobody looks into them."""
+        return 0
+
+    def erase(self) -> int:
+        """See `Store.erase`; the next export makes them anew."""
+        left = self._left()
+        self.artifacts.remove(STAGED_EXPORTS)
+        return left
+
+    def search(self) -> str:
+        """See `Store.search`."""
+        return f"{left:,} files" if (left := self._left()) else NOTHING
+
+    def _left(self) -> int:
+        files, root = filesystem_at(self.artifacts.uri(STAGED_EXPORTS), self.artifacts.storage_options)
+        found = files.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+        return sum(each.type == pafs.FileType.File for each in found)
 
 
 def _table(said: dict[str, Any]) -> dict[str, Any]:

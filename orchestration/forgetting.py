@@ -18,7 +18,7 @@ from assets.resources import Features, Ledger, Tables, TextEncoder, Tracking
 from assets.source_revision import source_revision
 from feature_repo import erasure as published
 from models.forgetting import ForgetList, names
-from orchestration.forget_model_files import LessonFiles, ModelFiles
+from orchestration.forget_model_files import LessonFiles, ModelFiles, StagedExports
 from orchestration.forget_stores import (
     DISTINCTIVE,
     NOTHING,
@@ -114,6 +114,7 @@ def stores(platform: Platform, users: list[str], only: ForgetList, note: str) ->
         LedgerRows(platform.ledger, users),
         ModelFiles("models in the artifact store", artifacts.root, artifacts.storage_options, users),
         ModelFiles("models in MLflow", root, artifacts.storage_options, users),
+        StagedExports(artifacts),
         Scratch(),
         Logs(platform.home, platform.dataset, users),
     ]

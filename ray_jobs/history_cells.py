@@ -30,6 +30,7 @@ PEER = "recbole_sasrec"
 POPULARITY = "popularity"
 FLOORS: dict[str, tuple[str, ...]] = {CLICK: (POPULARITY,), NEXT_ITEM: (POPULARITY, "item_knn", "markov_chain")}
 SMOOTHING = 10.0
+SMALLEST_RATE = 1e-6
 
 
 class Scored(NamedTuple):
@@ -106,11 +107,23 @@ def score_floor(training: Training, name: str, at: str) -> None:
     examples = task.examples
     learned, asked = examples.splits == 0, examples.splits == 2
     size = len(task.catalogue.ids)
-    likes, counts = (np.bincount(examples.items[learned], w, size) for w in (examples.labels[learned], None))
-    base = float(examples.labels[learned].mean())
-    rate = ((likes + SMOOTHING * base) / (counts + SMOOTHING))[examples.items[asked]]
-    logits = np.log(rate / (1 - rate)).astype(np.float32)
+    logits = like_logits(examples.items[learned], examples.labels[learned], size)[examples.items[asked]]
     keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked])], {})
+
+
+def like_logits(items: np.ndarray, labels: np.ndarray, num_items: int) -> np.ndarray:
+    """Log-odds of a like of each item, smoothed towards that of all; finite, also if everything is liked, or nothing.
+
+    Args:
+        items: Item of each example.
+        labels: 0 or 1.
+        num_items: Items.
+    """
+    likes, counts = (np.bincount(items, w, num_items) for w in (labels, None))
+    base = float(labels.mean()) if len(labels) else 0.5
+    rate = np.clip((likes + SMOOTHING * base) / (counts + SMOOTHING), SMALLEST_RATE, 1 - SMALLEST_RATE)
+    found: np.ndarray = np.log(rate / (1 - rate)).astype(np.float32)
+    return found
 
 
 def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, float]:

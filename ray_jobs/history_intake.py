@@ -94,7 +94,7 @@ def sync(
         row_group_rows=ROW_GROUP,
         again=True,  # the index is not of this version, so that the rows have to be counted
     )
-    _write_index(warehouse, intake.totals, version)
+    _write_index(warehouse, _with_last(warehouse, intake.totals), version)
     if runs > MOST_RUNS:
         _sort_anew(warehouse, version, rows_at_once)
         _put_source(artifacts, version, files, 1)
@@ -230,8 +230,26 @@ def _before(warehouse: Warehouse, since: str) -> pl.DataFrame:
             },
             schema=TOTALS,
         )
-        totals = _added(totals, less)
+        # Their last event may be among these: it is looked for among those that stay, or come.
+        gone = pl.col("user_id").is_in(less["user_id"].implode())
+        totals = _added(totals.with_columns(last=pl.when(~gone).then("last")), less)
     return totals.filter(pl.col("num_events") > 0)
+
+
+def _with_last(warehouse: Warehouse, totals: pl.DataFrame) -> pl.DataFrame:
+    """Totals with the last moments of users whose newest events went and none came."""
+    lacking = totals.filter(pl.col("last").is_null())
+    if lacking.is_empty():
+        return totals
+    wanted = lacking.select("user_id", position=pl.col("num_events") - 1)
+    ids = pc.field("user_id").isin(pa.array(lacking["user_id"].to_list(), pa.string()))
+    ids &= pc.field("bucket").isin(pa.array(np.unique(bucket_of(lacking["user_id"], BUCKETS)), pa.int32()))
+    found = [
+        pl.DataFrame(part).join(wanted, on=["user_id", "position"])
+        for part in warehouse.batches(USER_HISTORIES, ["user_id", "position", "timestamp"], ids, num_rows=ROWS_AT_ONCE)
+    ]
+    joined = totals.join(pl.concat(found), on="user_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.coalesce("last", "timestamp").alias("last")).select(totals.columns)
 
 
 def _added(totals: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:

@@ -35,7 +35,7 @@ from ray_jobs.history_intake import store_version
 from ray_jobs.history_store import HistoryStore
 from ray_jobs.summarising import Summarised, Summariser, load_summarizer
 from ray_jobs.summary_changes import all_of, changed_since
-from ray_jobs.tables.vista import USER_STATES, USER_SUMMARIES
+from ray_jobs.tables.vista import STAGED_EXPORTS, USER_STATES, USER_SUMMARIES
 from ray_jobs.warehouse import TIMESTAMP, Warehouse
 
 # What stored bytes mean, and how the model is run to get them. Raise `code` when `Summarise` gives other summaries.
@@ -227,7 +227,7 @@ def shard_name(config: Config, shard: int, base: str | None = None) -> str:
         base: Version of the states that it starts from.
     """
     start = "" if base is None else f"/from-{base}"
-    return f"exports/{config.version}{start}/of-{config.shards}/shard-{shard:05d}"
+    return f"{STAGED_EXPORTS}/{config.version}{start}/of-{config.shards}/shard-{shard:05d}"
 
 
 def staged(config: Config, base: str | None, file: str) -> Iterator[pa.Table]:

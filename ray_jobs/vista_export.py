@@ -37,7 +37,7 @@ from ray_jobs.summary_shards import (
     staged_statistics,
     state_version,
 )
-from ray_jobs.tables.vista import USER_STATES, USER_SUMMARIES
+from ray_jobs.tables.vista import STAGED_EXPORTS, USER_STATES, USER_SUMMARIES
 from ray_jobs.warehouse import Table
 
 ROWS_AT_ONCE = 65_536
@@ -144,7 +144,7 @@ def _publish(config: Config, base: str | None, shards_run: int, history_rows: in
     states = _rows(config, base, USER_STATES, kept.states if kept else None, STATES)
     config.warehouse.write_batches(USER_STATES, states, config.version)
     # Shards of exports that were interrupted and overtaken go with them.
-    config.artifacts.remove("exports")
+    config.artifacts.remove(STAGED_EXPORTS)
     return result.model_copy(update={"committed": written.committed})
 
 

@@ -5,6 +5,9 @@ import pyarrow as pa
 from ray_jobs.tables.interactions import CREATED
 from ray_jobs.warehouse import TIMESTAMP, Column, Table
 
+STAGED_EXPORTS = "exports"
+"""Artifact below which an export stages rows of users; what a killed one left is taken up by the next."""
+
 VISTA_MODELS = Table(
     "vista/summarizer",
     "the trained model in force (older ones: MLflow, and earlier versions of the table)",

@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
@@ -27,6 +28,7 @@ from ray_jobs.tables.clusters import EMBEDDING_STORE
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import INGESTIONS, QUARANTINE, RAW_INTERACTIONS, SPLITS, USERS
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_STORE, USER_PERSONAS
+from ray_jobs.tables.vista import STAGED_EXPORTS
 from ray_jobs.warehouse import Column, Table, Warehouse
 from tests.orchestration.forgetting import ASSETS, GONE, PREDICTIONS, build, platform, refresh
 from tests.searching import places_with
@@ -182,6 +184,16 @@ def test_when_a_day_is_read_anew_the_user_stays_away(home, instance):
     assert tables.warehouse().num_rows(RAW_INTERACTIONS) == 12 * 8 + 1
     assert GONE not in tables.read(USERS)["user_id"].to_pylist()
     assert places_with(home, GONE) == []
+
+
+def test_what_a_killed_export_staged_is_not_taken_up_by_the_next_one(home, tmp_path):
+    artifacts, shard = platform(home)["tables"].artifacts(), f"{STAGED_EXPORTS}/v/of-8/shard-00000"
+    (tmp_path / "staged").mkdir()
+    pq.write_table(pa.table({"user_id": [GONE, "u01"]}), tmp_path / "staged/summaries.parquet", compression="none")
+    artifacts.put(tmp_path / "staged", shard)
+    (store,) = [s for s in erase(home).stores if s.store == "staged exports of summaries"]
+    assert not artifacts.exists(shard) and places_with(home, GONE) == []
+    assert (store.versions_vacuumed, store.verified) == (2, "nothing"), "a shard and its marker"
 
 
 def test_mended_rows_do_not_bring_the_user_back(home, instance):

@@ -60,6 +60,8 @@ def holds(tables, frame):
         found.group_by("user_id").len().sort("user_id")["len"].to_list()
         == index.sort("user_id")["num_events"].to_list()
     )
+    last = expected.group_by("user_id").agg(pl.col("timestamp").max().dt.offset_by("1us")).sort("user_id")
+    assert index.sort("user_id")["event_timestamp"].to_list() == last["timestamp"].to_list()
     sums = {
         str(user): int(np.add.reduce(event_digests(part)).view(np.int64)) for (user,), part in found.group_by("user_id")
     }
@@ -94,10 +96,11 @@ def test_only_the_end_of_histories_is_written_when_days_change(tables):
     done = in_line(tables, "r3")
     assert done.since == "2025-01-04" and done.rows < len(changed) and holds(tables, changed)
 
-    # A user who had events in the last days only, and has none any more.
-    write(tables, changed.filter(pl.col("user_id") != "u3"), "r4", since="2025-01-04")
+    # A user who had events in the last days and has none of them any more, and one who never had others.
+    fewer = changed.filter((pl.col("user_id") != "u3") & ((pl.col("user_id") != "u1") | (pl.col("day") < "2025-01-04")))
+    write(tables, fewer, "r4", since="2025-01-04")
     in_line(tables, "r4")
-    assert holds(tables, changed.filter(pl.col("user_id") != "u3"))
+    assert holds(tables, fewer)
 
 
 def test_a_run_that_died_between_the_commits_is_mended(tables, monkeypatch):
