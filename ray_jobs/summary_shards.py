@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from models.identity import version_of
 from models.vista.cache import (
+    CACHE_CODE,
     DEFAULT,
     LEVELS,
     CacheFormat,
@@ -38,8 +39,8 @@ from ray_jobs.summary_changes import all_of, changed_since
 from ray_jobs.tables.vista import STAGED_EXPORTS, USER_STATES, USER_SUMMARIES
 from ray_jobs.warehouse import TIMESTAMP, Warehouse
 
-# What stored bytes mean, and how the model is run to get them. Raise `code` when `Summarise` gives other summaries.
-CACHE_FORMAT = {"dtype": "int8", "levels": LEVELS["int8"], "scale": "float32 a token", "code": "1"}
+# What stored bytes mean, and how the model is run to get them.
+CACHE_FORMAT = {"dtype": "int8", "levels": LEVELS["int8"], "scale": "float32 a token", "code": CACHE_CODE}
 SHARD, STATES, CHANGES, STATISTICS = "summaries.parquet", "states.parquet", "changes.parquet", "statistics.json"
 SUMS, LARGEST = ("users", "snapshots", "tokens", "error_sum", "logits", "logit_sum"), ("error_max", "logit_max")
 

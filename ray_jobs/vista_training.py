@@ -1,17 +1,14 @@
 """Trains VISTA by Ray Train: which candidates does a user like, given a summary of what came before?"""
 
 import sys
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal
 
 import pydantic
 import torch
 
 from models.identity import version_of
-from models.long_history.vocabulary import Vocabulary
-from models.vista.model import Vista, VistaConfig
 from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
-from ray_jobs.checkpoints import TrainedModel, read_model
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.history_data import Inputs
 from ray_jobs.history_task import ClickTask
@@ -21,6 +18,8 @@ from ray_jobs.warehouse import Warehouse
 
 CODE_VERSION = "3"
 """Bump when the network, its inputs or its training change."""
+Family = Literal["vista", "vista_causal"]
+USUAL = "vista"
 
 
 class Network(pydantic.BaseModel, frozen=True):
@@ -45,7 +44,7 @@ class Network(pydantic.BaseModel, frozen=True):
 class Config(pydantic.BaseModel, frozen=True):
     """A training of VISTA."""
 
-    family: ClassVar[str] = "vista"
+    family: Family = pydantic.Field(USUAL, description="`vista`, or `vista_causal`: new events extend its cache.")
     warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
     artifacts: ArtifactStore = pydantic.Field(description="Where checkpoints and the model go.")
     inputs: Inputs = pydantic.Field(description="Versions of the tables it learns from.")
@@ -72,6 +71,7 @@ class Config(pydantic.BaseModel, frozen=True):
     def name(self) -> str:
         """Version of the training: inputs, parameters and code, but not where or on how many workers it runs."""
         where = {"warehouse", "artifacts", "workers", "use_gpu", "acceleration", "cpus_per_worker"}
+        where |= {"family"} if self.family == USUAL else set()
         return "vista-" + version_of(code=CODE_VERSION, **self.model_dump(mode="json", exclude=where))
 
 
@@ -86,11 +86,10 @@ class VistaTask(ClickTask):
 
     stage = "vista"
 
-    def vista_config(self) -> VistaConfig:
-        """Constructor arguments of the network."""
-        found = self.network_config()
-        assert isinstance(found, VistaConfig)
-        return found
+    def preprocessing(self) -> dict[str, Any]:
+        """See `Task.preprocessing`; the family stands there where it is not the usual one, as in the name."""
+        family = self.config.family
+        return super().preprocessing() | ({} if family == USUAL else {"family": family})
 
     def final_metrics(self, model: torch.nn.Module) -> dict[str, float]:
         """Intervals of the AUC of `valid` and of `test`, over users drawn whole."""
@@ -100,28 +99,6 @@ class VistaTask(ClickTask):
 def build_task(config: Config) -> VistaTask:
     """The task, in a worker."""
     return VistaTask(config)
-
-
-class LoadedVista(NamedTuple):
-    """A trained VISTA.
-
-    Attributes:
-        model: The network, in eval mode.
-        vocabulary: What encodes its inputs.
-        preprocessing: The rest of it: ``history_events``, ``block_examples``, ``semantic_ids``.
-    """
-
-    model: Vista
-    vocabulary: Vocabulary
-    preprocessing: dict[str, Any]
-
-
-def load_vista(artifacts: ArtifactStore, name: str) -> LoadedVista:
-    """Loads a trained VISTA by its version."""
-    trained: TrainedModel = read_model(artifacts, name)
-    model = Vista(VistaConfig(**trained.constructor))
-    model.load_state_dict(trained.weights)
-    return LoadedVista(model.eval(), Vocabulary(**trained.preprocessing["vocabulary"]), trained.preprocessing)
 
 
 def run(config: Config) -> Result:

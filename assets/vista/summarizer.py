@@ -27,6 +27,7 @@ CODE_VERSION = "2"
 class SummarizerConfig(dg.Config):
     """Knobs of the model and of its training."""
 
+    family: str = pydantic.Field("vista", description="`vista`, or `vista_causal`: new events extend its cache.")
     num_seeds: int = pydantic.Field(16, ge=1, description="Summary tokens of a user.")
     width: int = pydantic.Field(32, ge=1, description="Width of a token.")
     heads: int = pydantic.Field(2, ge=1, description="Attention heads; the width is a multiple of them.")
@@ -132,6 +133,7 @@ def _job(config: SummarizerConfig, tables: Tables, ray_jobs: RayJobs, inputs: di
         warehouse=tables.warehouse(),
         artifacts=tables.artifacts(),
         inputs=Inputs.model_validate(inputs),
+        family=config.family,
         network=network,
         training=training,
         history_events=config.history_events,

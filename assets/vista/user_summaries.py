@@ -8,7 +8,7 @@ from assets.policies import GPU_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables
 from models.identity import version_of
-from models.vista.cache import CacheFormat, Precision
+from models.vista.cache import CACHE_CODE, CacheFormat, Precision
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES, VISTA_MODELS
 
@@ -58,7 +58,7 @@ def user_summaries(
     report = Report(USER_SUMMARIES)
     model, raw = tables.version(VISTA_MODELS), tables.version(RAW_INTERACTIONS)
     form = CacheFormat(config.precision, config.scales_per_token)
-    version = form.versioned(version_of(model=model, raw_interactions=raw, code=CODE_VERSION))
+    version = form.versioned(version_of(model=model, raw_interactions=raw, code=CODE_VERSION, cache=CACHE_CODE))
     if tables.is_current(USER_SUMMARIES, version):
         return report.unchanged(tables, version, {"shards_run": 0})
     from ray_jobs import vista_export

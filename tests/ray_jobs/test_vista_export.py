@@ -11,11 +11,12 @@ from ray_jobs import vista_export
 from ray_jobs.checkpoints import CONSTRUCTOR, model_name
 from ray_jobs.history_data import catalogue_of, encode_events, known_items, read_codes, read_events
 from ray_jobs.history_intake import sync
+from ray_jobs.summarising import load_summarizer
 from ray_jobs.summary_shards import CACHE_FORMAT, SHARD, Summarise, content_version, shard_name
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.tables.vista import USER_SUMMARIES
 from ray_jobs.vista_export import read_statistics
-from ray_jobs.vista_training import load_vista, run
+from ray_jobs.vista_training import run
 from tests.factories import seed_interactions
 from tests.ray_jobs.test_vista_training import config_of
 
@@ -46,7 +47,7 @@ def test_one_shard_holds_what_the_model_says(export):
     with export.artifacts.local(shard_name(export, 1)) as local:
         rows = pa.parquet.read_table(local / SHARD)
     assert out["snapshots"][0].as_py() == rows.num_rows
-    loaded = load_vista(export.artifacts, export.model)
+    loaded = load_summarizer(export.artifacts, export.model)
     frame = read_events(export.warehouse, export.raw_interactions)
     users = frame["user_id"].unique().sort()
     codes = read_codes(export.warehouse, None)

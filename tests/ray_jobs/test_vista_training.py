@@ -9,13 +9,15 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.vista.causal import CausalVista
 from models.vista.model import VistaConfig
 from ray_jobs.checkpoints import read_model
 from ray_jobs.history_data import Inputs, bucket_of, read_events
+from ray_jobs.summarising import load_summarizer
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.training_task import TrainingOptions
-from ray_jobs.vista_training import Config, Network, VistaTask, load_vista, run
+from ray_jobs.vista_training import Config, Network, VistaTask, run
 from ray_jobs.warehouse import VersionMismatchError
 from tests.factories import CREATED, START, seed_interactions
 
@@ -62,7 +64,7 @@ def test_training_twice_gives_one_model(seeded):
     config = config_of(seeded)
     fitted, again = run(config).fitted, run(config).fitted
     assert fitted.trained and not again.trained and fitted.metrics == again.metrics
-    loaded = load_vista(seeded.artifacts(), config.name)
+    loaded = load_summarizer(seeded.artifacts(), config.name)
     assert not loaded.model.training and loaded.model.config.num_seeds == 4
     trained = read_model(seeded.artifacts(), config.name)
     assert VistaConfig(**trained.constructor) == loaded.model.config
@@ -171,12 +173,21 @@ def test_batches_cover_the_epoch_on_all_ranks_alike(seeded):
     assert not torch.equal(alone[0].labels_BC, list(task.train_batches(2, 0, 1))[0].labels_BC)
 
 
+def test_a_causal_vista_is_trained_by_its_name_and_found_again(seeded):
+    config = config_of(seeded).model_copy(update={"family": "vista_causal"})
+    assert config.name != config_of(seeded).name
+    fitted = run(config).fitted
+    loaded = load_summarizer(seeded.artifacts(), fitted.name)
+    assert isinstance(loaded.model, CausalVista) and loaded.preprocessing["family"] == "vista_causal"
+    assert "family" not in VistaTask(config_of(seeded)).preprocessing()
+
+
 def test_semantic_ids_enter_and_another_codebook_is_refused(seeded):
     seed_semantic_ids(seeded, 40)
     config = config_of(seeded, semantic=True)
     task = VistaTask(config)
     assert task.vocabulary.level_sizes == [4, 3] and task.catalogue.codes.shape == (41, 2)
-    assert task.vista_config().num_codes == 8
+    assert task.network_config().num_codes == 8
     seeded.write(SEMANTIC_IDS, seeded.read(SEMANTIC_IDS).slice(0, 30), "semantic-2")
     with pytest.raises(VersionMismatchError, match="materialize clusters/semantic_ids again"):
         VistaTask(config)
