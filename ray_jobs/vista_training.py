@@ -19,7 +19,7 @@ from ray_jobs.warehouse import Warehouse
 CODE_VERSION = "3"
 """Bump when the network, its inputs or its training change."""
 Family = Literal["vista", "vista_causal"]
-USUAL = "vista"
+USUAL: Family = "vista"
 
 
 class Network(pydantic.BaseModel, frozen=True):
