@@ -1,6 +1,7 @@
 """Policies that assets share: when they refresh, when they retry, how fresh they must be."""
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 
@@ -42,3 +43,15 @@ GPU_POOL = "gpu"
 
 # What only a person starts: no refresh, no automation makes it.
 ON_DEMAND_TAG = {"refresh": "on_demand"}
+
+
+def experiment(job: str) -> dict[str, Any]:
+    """Arguments of the asset of an experiment, which trains on the GPUs when a person launches ``job``."""
+    return {
+        "kinds": {"ray", "mlflow", "pytorch"},
+        "pool": GPU_POOL,
+        "retry_policy": RETRY_TRANSIENT,
+        "automation_condition": on_demand(job),
+        "freshness_policy": FRESH_YEARLY,
+        "tags": {"tier": "gold"} | ON_DEMAND_TAG,
+    }

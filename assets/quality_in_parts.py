@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.quality import Expect, judge, record
+from assets.expectations import Expect, judge, record
 from ray_jobs.warehouse import Table, Warehouse
 
 ROWS, MEAN, SUM = "TableRowCountToBeBetween", "ColumnMeanToBeBetween", "ColumnSumToBeBetween"
@@ -29,7 +29,7 @@ DISTINCT = (
 def validate_in_parts(
     warehouse: Warehouse, table: Table, expectations: list[Expect], personal: frozenset[str], rows_at_once: int
 ) -> list[dict[str, Any]]:
-    """As `assets.quality.validate` of the whole table, with some of its rows in memory at once.
+    """As `assets.expectations.validate` of the whole table, with some of its rows in memory at once.
 
     Args:
         warehouse: Where the table is.

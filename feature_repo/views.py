@@ -120,6 +120,12 @@ user_persona_text = FeatureView(
     ],
 )
 
+SUMMARY_SCHEMA = [
+    Field(name="summary", dtype=Bytes, description="Values, row-major, tokens x width; their format ends the version."),
+    Field(name="scales", dtype=Array(Float32), description="Scales of each token: value = stored value x scale."),
+    Field(name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."),
+]
+
 user_vista = FeatureView(
     name="user_vista",
     entities=[user],
@@ -129,15 +135,7 @@ user_vista = FeatureView(
     description="The user's whole history as VISTA summary tokens, int8 by default.",
     owner=RANKING,
     tags={"owner": RANKING, "pii": "true"},
-    schema=[
-        Field(
-            name="summary", dtype=Bytes, description="Values, row-major, tokens x width; their format ends the version."
-        ),
-        Field(name="scales", dtype=Array(Float32), description="Scales of each token: value = stored value x scale."),
-        Field(
-            name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."
-        ),
-    ],
+    schema=SUMMARY_SCHEMA,
 )
 
 user_vista_held = FeatureView(
@@ -149,13 +147,5 @@ user_vista_held = FeatureView(
     description="The newest summary of the version that the champion reads, while `user_vista` holds another.",
     owner=RANKING,
     tags={"owner": RANKING, "pii": "true"},
-    schema=[
-        Field(
-            name="summary", dtype=Bytes, description="Values, row-major, tokens x width; their format ends the version."
-        ),
-        Field(name="scales", dtype=Array(Float32), description="Scales of each token: value = stored value x scale."),
-        Field(
-            name="summary_version", dtype=String, description="Content version: the VISTA model and the cache's format."
-        ),
-    ],
+    schema=SUMMARY_SCHEMA,
 )

@@ -8,7 +8,6 @@ or resamples later cost only what is new.
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -35,6 +34,7 @@ from ray_jobs.content_arms import read_contents, read_split, tokens_of
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.progress import Progress, note
 from ray_jobs.ranker_training import Network
+from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
@@ -189,7 +189,7 @@ def _train(config: Config, missing: list[Cell]) -> None:
     recipe, contents = config.recipe(), ray.put(read_contents(config.warehouse, config.split_rules, config.tokens))
     rules = {cell.rule: None for cell in missing}
     data = {rule: ray.put(read_split(config.warehouse, rule, config.training_set)) for rule in rules}
-    train: Any = ray.remote(train_cell).options(num_cpus=config.cpus, num_gpus=config.gpus)
+    train = remote(config, train_cell)
     cross: Any = ray.remote(crosses_of).options(num_cpus=1)
     crossed: dict[tuple[str, int], Any] = {}
 
@@ -199,12 +199,9 @@ def _train(config: Config, missing: list[Cell]) -> None:
             crossed[key] = cross.remote(cell.arm, cell.seed, data[cell.rule], contents, recipe)
         ours = crossed[key] if key[0] else None
         at = config.artifact(cell)
-        return train.remote(cell, data[cell.rule], contents, ours, recipe, config.artifacts, at)
+        return train(cell, data[cell.rule], contents, ours, recipe, config.artifacts, at)
 
-    for _ in _finished(
-        [functools.partial(call, cell) for cell in missing], Progress(FOLDER, len(missing), "trainings")
-    ):
-        pass
+    in_order([functools.partial(call, cell) for cell in missing], Progress(FOLDER, len(missing), "trainings"))
 
 
 def _evaluate(config: Config, cells: list[Cell]) -> dict[Cell, Evaluated]:
@@ -214,26 +211,11 @@ def _evaluate(config: Config, cells: list[Cell]) -> dict[Cell, Evaluated]:
     rules = Rules(resamples=config.resamples, metrics=METRICS)
     task: Any = ray.remote(_evaluated).options(num_cpus=1)
     calls = [functools.partial(task.remote, cell, config.artifacts, config.artifact(cell), rules) for cell in cells]
-    return dict(_finished(calls, Progress("content_ablation: bootstrap", len(cells), "trainings")))
+    return dict(in_order(calls, Progress("content_ablation: bootstrap", len(cells), "trainings")))
 
 
 def _evaluated(cell: Cell, artifacts: ArtifactStore, at: str, rules: Rules) -> tuple[Cell, Evaluated]:
     return cell, evaluate_cell(artifacts, at, SLICES, rules)
-
-
-def _finished(calls: Sequence[Callable[[], Any]], progress: Progress) -> Iterator[Any]:
-    """Results of tasks as they end. Whatever ends the caller ends the tasks that it still waits for."""
-    import ray
-
-    waiting = [call() for call in calls]
-    try:
-        while waiting:
-            (done, *_), waiting = ray.wait(waiting, num_returns=1)
-            yield ray.get(done)
-            progress.add(1)
-    finally:
-        for task in waiting:
-            ray.cancel(task, force=True)
 
 
 def _trained(cell: Cell, evaluated: Evaluated) -> Trained:

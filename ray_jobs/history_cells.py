@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from models.long_history.evaluation import click_estimates, rank_estimates, rank_metrics
-from models.long_history.floors import fit_floor, floor_scores
+from models.long_history.floors import fit_floor, floor_scores, like_logits
 from models.ranking.evaluation import Estimates
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.history_task import Clicks
@@ -29,8 +29,6 @@ DECIDES: dict[str, str] = {CLICK: "valid_auc", NEXT_ITEM: "valid_ndcg_at_10"}
 PEER = "recbole_sasrec"
 POPULARITY = "popularity"
 FLOORS: dict[str, tuple[str, ...]] = {CLICK: (POPULARITY,), NEXT_ITEM: (POPULARITY, "item_knn", "markov_chain")}
-SMOOTHING = 10.0
-SMALLEST_RATE = 1e-6
 
 
 class Scored(NamedTuple):
@@ -106,24 +104,9 @@ def score_floor(training: Training, name: str, at: str) -> None:
         return
     examples = task.examples
     learned, asked = examples.splits == 0, examples.splits == 2
-    size = len(task.catalogue.ids)
-    logits = like_logits(examples.items[learned], examples.labels[learned], size)[examples.items[asked]]
+    num_items = len(task.catalogue.ids) - 1
+    logits = like_logits(examples.items[learned], examples.labels[learned], num_items)[examples.items[asked]]
     keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked])], {})
-
-
-def like_logits(items: np.ndarray, labels: np.ndarray, num_items: int) -> np.ndarray:
-    """Log-odds of a like of each item, smoothed towards that of all; finite, also if everything is liked, or nothing.
-
-    Args:
-        items: Item of each example.
-        labels: 0 or 1.
-        num_items: Items.
-    """
-    likes, counts = (np.bincount(items, w, num_items) for w in (labels, None))
-    base = float(labels.mean()) if len(labels) else 0.5
-    rate = np.clip((likes + SMOOTHING * base) / (counts + SMOOTHING), SMALLEST_RATE, 1 - SMALLEST_RATE)
-    found: np.ndarray = np.log(rate / (1 - rate)).astype(np.float32)
-    return found
 
 
 def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import pydantic
 
@@ -37,6 +37,7 @@ from ray_jobs.history_training import Config as Training
 from ray_jobs.history_training import Objective
 from ray_jobs.peers.recbole_environment import PeerOptions, make_environment
 from ray_jobs.progress import Progress, note
+from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
@@ -306,49 +307,6 @@ def _test(config: Config, chosen: Sequence[Chosen], trained: _Counter) -> dict[t
 def _train_and_score(training: Training, at: str, threads: int) -> None:
     tune_cell(training, threads)
     score_cell(training, at, threads)
-
-
-class Devices(Protocol):
-    """What a task of an experiment gets."""
-
-    @property
-    def cpus(self) -> int:
-        """CPUs."""
-
-    @property
-    def gpus(self) -> float:
-        """GPUs."""
-
-
-def remote(config: Devices, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that runs as a Ray task.
-
-    Args:
-        config: What each call gets.
-        function: The function.
-    """
-    import ray
-
-    made: Any = ray.remote(function).options(num_cpus=config.cpus, num_gpus=config.gpus)
-    run: Callable[..., Any] = made.remote
-    return run
-
-
-def in_order(calls: Sequence[Callable[[], Any]], progress: Progress) -> list[Any]:
-    """Results of tasks, in the order of the calls. Whatever ends the caller ends the tasks that it still waits for."""
-    import ray
-
-    tasks = [call() for call in calls]
-    waiting = list(tasks)
-    try:
-        while waiting:
-            (done, *_), waiting = ray.wait(waiting, num_returns=1)
-            ray.get(done)
-            progress.add(1)
-        return list(ray.get(tasks))
-    finally:
-        for task in waiting:
-            ray.cancel(task, force=True)
 
 
 if __name__ == "__main__":

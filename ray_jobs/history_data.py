@@ -10,6 +10,7 @@ import pydantic
 
 from models.long_history.histories import Catalogue, Events, gap_buckets, offsets_of
 from models.long_history.vocabulary import Vocabulary
+from ray_jobs.newest import Newest, read_newest
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.warehouse import Warehouse
@@ -19,7 +20,6 @@ EXAMPLE_COLUMNS = ["user_id", "item_id", "timestamp", "position", "example_id", 
 SPLIT_NAMES = ("train", "valid", "test")
 UNKNOWN_CODE = -1
 ROWS_AT_ONCE = 250_000
-NEWEST_TRAINED, NEWEST_SCORED = 5000, 1000
 
 
 class Inputs(pydantic.BaseModel, frozen=True):
@@ -76,26 +76,15 @@ def read_events(warehouse: Warehouse, version: str) -> pl.DataFrame:
     return pl.concat(parts).sort("user_id", "timestamp", "sequence")
 
 
-def read_examples(
-    warehouse: Warehouse, version: str, trained: int = NEWEST_TRAINED, scored: int = NEWEST_SCORED
-) -> pl.DataFrame:
+def read_examples(warehouse: Warehouse, version: str, newest: Newest | None = None) -> pl.DataFrame:
     """Labelled examples, sorted by user, split and time: those of the newest events of each user and split.
-
-    The histories of examples stay whole; what is left out is to be foretold only. So the cost of a training does not
-    grow with how long histories are, and somebody with a million events does not outvote everybody else.
 
     Args:
         warehouse: The warehouse.
         version: Version of `interactions/splits` that is expected.
-        trained: Events of a user's training period that have their examples.
-        scored: The same of validation, and of test.
+        newest: Events of a user that have their examples; `Newest` by default.
     """
-    kept = _frame(SPLITS.schema.empty_table().select(EXAMPLE_COLUMNS))
-    place = pl.col("position").rank("dense", descending=True).over("user_id", "split")
-    most = pl.when(pl.col("split") == SPLIT_NAMES[0]).then(trained).otherwise(scored)
-    for part in warehouse.batches(SPLITS, EXAMPLE_COLUMNS, num_rows=ROWS_AT_ONCE, expect_version=version):
-        kept = pl.concat([kept, _frame(part)]).filter(place <= most)
-    data = kept
+    data = _frame(read_newest(warehouse, SPLITS, EXAMPLE_COLUMNS, newest or Newest(), version))
     unknown = set(data["split"].unique().to_list()) - set(SPLIT_NAMES)
     if unknown:
         raise ValueError(f"Table {SPLITS.name} has splits that nobody knows, {sorted(unknown)}: rebuild it.")

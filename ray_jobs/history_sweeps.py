@@ -14,11 +14,11 @@ from models.vista.cache import Precision
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.history_cells import CLICK, Scored, read_cell
-from ray_jobs.history_comparison import in_order, remote
 from ray_jobs.history_data import Inputs
 from ray_jobs.history_training import Config as Training
 from ray_jobs.progress import Progress
 from ray_jobs.sweep_cells import Point, score_point
+from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pydantic
 
 from models.ranking import content
 from models.ranking.examples import COUNTS, MEANS, index_of, padded, token_matrix
+from ray_jobs.newest import Newest, read_newest
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import ITEMS
@@ -17,7 +17,6 @@ from ray_jobs.warehouse import Warehouse
 
 TOKENS, SUMMARY = "tokens", "summary"
 RECENT = ("user_recent_item_ids", "user_recent_labels")
-ROWS_AT_ONCE = 100_000
 IDENTITY = ("example_id", "event_timestamp", "label", "sampled", "split", "position")
 INPUTS: dict[str, tuple[str, ...]] = {
     TOKENS: ("item_token_ids", "item_token_version"),
@@ -71,21 +70,6 @@ def feature_columns(inputs: tuple[str, ...]) -> list[str]:
     return ["user_id", "item_id", *COUNTS, *MEANS, *RECENT, *(c for name in inputs for c in INPUTS[name])]
 
 
-class Newest(pydantic.BaseModel, frozen=True):
-    """How much of a long history rankers read of each user: the newest events of each split, and their negatives.
-
-    What is older is in the features: counts, recent items, the summary. So cost and memory do not grow with how long
-    histories are, and somebody with a million events does not outvote everybody else.
-    """
-
-    trained: int = pydantic.Field(5000, ge=1, description="Newest events of a user's training period.")
-    scored: int = pydantic.Field(1000, ge=1, description="Newest events of a user's validation, and of their test.")
-
-    def of(self, split: str) -> int:
-        """The most of one split."""
-        return self.trained if split == "train" else self.scored
-
-
 def read_examples(
     warehouse: Warehouse,
     inputs: tuple[str, ...],
@@ -106,16 +90,7 @@ def read_examples(
         ValueError: If a split has no rows.
     """
     columns = [*IDENTITY, *feature_columns(inputs)]
-    since = first_places(warehouse, version, newest or Newest())
-    wanted = pc.field("split").isin(pa.array(splits, pa.string()))
-    if since.height:
-        least = int(since["first"].min())  # type: ignore[arg-type]
-        whole = ~pc.field("user_id").isin(since["user_id"].unique().to_arrow().cast(pa.string()))
-        read = wanted & (whole | (pc.field("position") >= least))
-        found = warehouse.batches(TRAINING_SET, columns, read, ROWS_AT_ONCE, expect_version=version)
-        data = pa.concat_tables(_since(part, since) for part in found)
-    else:
-        data = warehouse.read(TRAINING_SET, columns=columns, filters=wanted, expect_version=version)
+    data = read_newest(warehouse, TRAINING_SET, columns, newest or Newest(), version, splits)
     for split in splits:
         if not pc.any(pc.equal(data["split"], split)).as_py():
             raise ValueError(
@@ -123,32 +98,6 @@ def read_examples(
                 "rule (leave_one_out or global_time)."
             )
     return data.sort_by([("user_id", "ascending"), ("position", "ascending"), ("example_id", "ascending")])
-
-
-def first_places(warehouse: Warehouse, version: str | None, newest: Newest) -> pl.DataFrame:
-    """Where reading begins for users who have more than is read: ``user_id``, ``split``, ``first`` (a position)."""
-    by, most = ["user_id", "split"], max(newest.trained, newest.scored)
-    held = pl.DataFrame(schema={"user_id": pl.String, "split": pl.String, "position": pl.Int32, "events": pl.Int64})
-    places = pl.col("position").top_k(most), pl.col("events").sum()
-    for part in warehouse.batches(TRAINING_SET, [*by, "position"], ~pc.field("sampled"), expect_version=version):
-        events = pl.DataFrame(part).with_columns(pl.lit(1, pl.Int64).alias("events"))
-        both = pl.concat([held, events]).group_by(by).agg(*places)
-        # The count stands on one row of each user and split.
-        held = both.explode("position").with_columns(
-            pl.when(pl.int_range(pl.len()).over(by) == 0).then("events").otherwise(0).alias("events")
-        )
-    allowed = pl.col("split").replace_strict({s: newest.of(s) for s in held["split"].unique()}, return_dtype=pl.Int64)
-    place = pl.col("position").rank("ordinal", descending=True).over(by)
-    long = held.filter(pl.col("events").sum().over(by) > allowed)
-    return long.filter(place <= allowed).group_by(by).agg(pl.col("position").min().alias("first"))
-
-
-def _since(part: pa.Table, since: pl.DataFrame) -> pa.Table:
-    """The rows of ``part`` that are read."""
-    frame = pl.DataFrame(part.select(["user_id", "split", "position"])).join(
-        since, on=["user_id", "split"], how="left", maintain_order="left"
-    )
-    return part.filter(pa.array((frame["position"] >= frame["first"].fill_null(0)).to_numpy()))
 
 
 def read_met(warehouse: Warehouse, version: str | None = None) -> pa.Table:

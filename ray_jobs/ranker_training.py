@@ -26,8 +26,9 @@ from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
+from ray_jobs.newest import Newest
 from ray_jobs.progress import note
-from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, Newest, of_split, read_examples, read_items, read_met
+from ray_jobs.ranker_data import SUMMARY, TOKENS, Items, of_split, read_examples, read_items, read_met
 from ray_jobs.ranker_evaluation import Figure, evaluated, predicted, request_latency
 from ray_jobs.ranker_files import read_ranker, write_ranker
 from ray_jobs.ranker_task import Knobs, RankerTask, labelled, network_config

@@ -36,13 +36,11 @@ def hold(warehouse: Warehouse, content_version: str) -> bool:
     """
     if held_version(warehouse) is not None or not warehouse.exists(USER_SUMMARIES):
         return False
-    for part in warehouse.batches(USER_SUMMARIES, ["summary_version"], num_rows=1):
-        standing = str(part["summary_version"][0].as_py())
-        if standing == content_version:
-            break
-        newest = warehouse.batches(USER_SUMMARIES, COLUMNS, pc.field("is_latest"), num_rows=65_536)
-        return warehouse.write_batches(HELD_SUMMARIES, newest, standing).committed
-    return False
+    standing = warehouse.first(USER_SUMMARIES, "summary_version")
+    if standing in (None, content_version):
+        return False
+    newest = warehouse.batches(USER_SUMMARIES, COLUMNS, pc.field("is_latest"), num_rows=65_536)
+    return warehouse.write_batches(HELD_SUMMARIES, newest, standing).committed
 
 
 def release(warehouse: Warehouse, wanted: str | None) -> bool:

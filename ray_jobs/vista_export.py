@@ -99,9 +99,7 @@ def _base(config: Config) -> str | None:
     if states is None or summaries not in (states, config.version):
         return None
     wanted = state_version(content_version(config.artifacts, config.model, config.format))
-    for part in config.warehouse.batches(USER_STATES, ["state_version"], num_rows=1):
-        return states if part["state_version"][0].as_py() == wanted else None
-    return None
+    return states if config.warehouse.first(USER_STATES, "state_version") == wanted else None
 
 
 def _publish(config: Config, base: str | None, shards_run: int, history_rows: int) -> Result:

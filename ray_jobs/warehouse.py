@@ -229,6 +229,11 @@ class Warehouse:
         if waiting:
             yield pa.Table.from_batches(kept).select(names).cast(schema)
 
+    def first(self, table: Table, column: str) -> Any:
+        """The column's value in the table's first row, for columns that are alike in all; None without any."""
+        found = self.dataset(table).head(1, columns=[column])[column].to_pylist()
+        return found[0] if found else None
+
     def dataset(self, table: Table) -> Any:
         """The table as a PyArrow dataset, which knows the statistics of its files."""
         files = pafs.SubTreeFileSystem(*reversed(filesystem_at(self.uri(table), self.storage_options)))

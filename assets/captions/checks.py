@@ -6,7 +6,8 @@ import dagster as dg
 import polars as pl
 import pyarrow.compute as pc
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_CANARIES, CAPTION_STORE, ITEM_CAPTIONS
 from ray_jobs.tables.interactions import ITEMS

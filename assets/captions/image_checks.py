@@ -4,7 +4,8 @@ import collections
 
 import dagster as dg
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.captions import ITEM_IMAGES
 

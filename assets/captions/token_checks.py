@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from assets.captions.charts import markdown_table
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.captions import (
     CAPTION_EMBEDDINGS,

@@ -3,7 +3,8 @@
 import dagster as dg
 import numpy as np
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.clusters import (
     CLUSTER_DESCRIPTIONS,

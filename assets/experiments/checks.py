@@ -4,8 +4,9 @@ import json
 
 import dagster as dg
 
+from assets.expectations import Expect
 from assets.experiments.decisions import PROMOTED, REFUSED, is_carried, label_of, rules_markdown, standing_row
-from assets.quality import Expect, table_checks
+from assets.quality import table_checks
 from assets.resources import Ledger, Tables
 from ray_jobs.tables.experiments import ASSIGNMENT, CHALLENGER, CHAMPION, EXPERIMENT_CANDIDATES
 

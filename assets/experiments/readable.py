@@ -32,13 +32,8 @@ def content_of(tables: Tables, ledger: Ledger, pointer: Pointer) -> dict[str, st
 
 def served_versions(warehouse: Warehouse, tables: tuple[tuple[Table, str], ...]) -> list[str]:
     """Content versions that requests are served, the newest first; a table has one."""
-    found = []
-    for table, column in tables:
-        if warehouse.exists(table):
-            found += [
-                str(part[column][0].as_py()) for part, _ in zip(warehouse.batches(table, [column]), "1", strict=False)
-            ]
-    return found
+    held = (warehouse.first(table, column) for table, column in tables if warehouse.exists(table))
+    return [version for version in held if version is not None]
 
 
 def why_unreadable(tables: Tables, ledger: Ledger, pointer: Pointer) -> str | None:

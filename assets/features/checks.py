@@ -2,8 +2,9 @@
 
 import dagster as dg
 
+from assets.expectations import Expect
 from assets.features.consistency import SAMPLE, lost_rows, offline_and_online
-from assets.quality import Expect, standing_evaluation, table_checks
+from assets.quality import standing_evaluation, table_checks
 from assets.resources import Features, Tables
 from models.identity import version_of
 from ray_jobs.tables.features import ITEM_POPULARITY, ONLINE_PUBLICATIONS, TRAINING_SET, USER_ACTIVITY

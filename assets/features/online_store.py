@@ -7,9 +7,9 @@ import numpy as np
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.features.coverage import summary_coverage
 from assets.features.published_views import VIEWS, publish
 from assets.features.publishing import bring_online, moment, outdated, requests, standing, table_version
+from assets.features.summary_coverage import summary_coverage
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Features, Tables

@@ -3,9 +3,10 @@
 import dagster as dg
 import polars as pl
 
+from assets.expectations import Expect
 from assets.interactions.intake import MENDED
 from assets.interactions.refusals import OPEN, frame, quarantine_state
-from assets.quality import Expect, table_checks
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.interactions import INGESTIONS, ITEMS, QUARANTINE, RAW_INTERACTIONS, SPLITS, USERS
 

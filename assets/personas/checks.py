@@ -5,7 +5,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import SPLITS

@@ -5,8 +5,9 @@ import json
 import dagster as dg
 import polars as pl
 
+from assets.expectations import Expect
 from assets.personas.measure_report import OWN, WRITTEN
-from assets.quality import Expect, table_checks
+from assets.quality import table_checks
 from assets.resources import Tables
 from assets.run_inputs import split_rule
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_MEASURES

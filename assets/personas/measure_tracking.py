@@ -1,20 +1,18 @@
 """How measures of personas are told to MLflow: one run a version, with ten personas to browse."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from assets.personas import measure_report
 from assets.resources import Tables, Tracking
+from assets.run_contents import Figure, finished_run, log_figures, log_files
 from assets.run_inputs import TIE_RULE, codebook_widths, log_dataset, partition_tag
 from assets.source_revision import source_revision
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import USER_PERSONAS
 
 EXPERIMENT = "personas"
-METRICS_AT_ONCE = 1000
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> dict[str, float]:
@@ -58,13 +56,9 @@ def log_measures(
         Address of the run.
     """
     mlflow = tracking.connect(EXPERIMENT)
-    client = mlflow.MlflowClient()
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    done = client.search_runs(
-        [experiment.experiment_id], f"tags.measures_version = '{version}' and attributes.status = 'FINISHED'"
-    )
-    if done:
-        return tracking.run_url(experiment.experiment_id, done[0].info.run_id)
+    known = finished_run(mlflow, tracking, EXPERIMENT, measures_version=version)
+    if known:
+        return known
     told = "\n".join(f"- {name}: {value:.3f}" for name, value in measure_report.headline(lines).items())
     with tracking.run(
         context,
@@ -77,20 +71,17 @@ def log_measures(
     ) as run:
         for table in (USER_PERSONAS, SPLITS):
             log_dataset(mlflow, tables, table, ("measured",))
-        now = run.info.start_time
-        metrics = [mlflow.entities.Metric(name, value, now, 0) for name, value in metrics_of(lines).items()]
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+        log_figures(mlflow, run, [Figure(name, value) for name, value in metrics_of(lines).items()])
         if result.shown:
             mlflow.log_table(measure_report.personas_columns(result.shown), "personas_with_evidence.json")
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in {
+        log_files(
+            mlflow,
+            {
                 "measures.png": plot,
                 "measures.md": measure_report.tables_markdown(lines).encode(),
                 "measures.csv": measure_report.measures_csv(lines),
                 "personas_with_evidence.md": measure_report.personas_markdown(result.shown).encode(),
                 "left_out.txt": ("\n".join(result.left_out) or "nothing was left out").encode(),
-            }.items():
-                (Path(folder) / name).write_bytes(content)
-            mlflow.log_artifacts(folder)
+            },
+        )
         return tracking.run_url(run.info.experiment_id, run.info.run_id)

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from ray_jobs.tables.personas import PERSONA_STUDENTS
 

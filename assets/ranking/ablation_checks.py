@@ -3,7 +3,8 @@
 import dagster as dg
 import polars as pl
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.ranking.ablation_report import SLICES, TABLED
 from assets.ranking.content_ablation import ARMS, PLACEBOS
 from assets.resources import Tables

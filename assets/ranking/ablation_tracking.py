@@ -1,20 +1,18 @@
 """How the content experiment is told to MLflow: one parent run, and one child run an arm with its seeds as steps."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from assets.ranking import ablation_report
 from assets.resources import Tables, Tracking
+from assets.run_contents import Figure, finished_run, log_figures, log_files, with_interval
 from assets.run_inputs import TIE_RULE, log_dataset, partition_tag
 from assets.source_revision import source_revision
 from ray_jobs.tables.captions import CAPTION_EMBEDDINGS, ITEM_CAPTIONS
 from ray_jobs.tables.features import TRAINING_SET
 
 EXPERIMENT = "content_ablation"
-METRICS_AT_ONCE = 1000
 Key = tuple[str, str, bool]
 
 
@@ -42,14 +40,9 @@ def log_experiment(
         Address of the parent run.
     """
     mlflow = tracking.connect(EXPERIMENT)
-    client = mlflow.MlflowClient()
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    done = client.search_runs(
-        [experiment.experiment_id],
-        f"tags.ablation_version = '{version}' and tags.role = 'parent' and attributes.status = 'FINISHED'",
-    )
-    if done:
-        return tracking.run_url(experiment.experiment_id, done[0].info.run_id)
+    known = finished_run(mlflow, tracking, EXPERIMENT, ablation_version=version, role="parent")
+    if known:
+        return known
     said = "\n".join(f"- {line}" for line in ablation_report.verdicts(lines)) or "- no arm to judge"
     with tracking.run(
         context,
@@ -63,29 +56,27 @@ def log_experiment(
         for table in (TRAINING_SET, ITEM_CAPTIONS, CAPTION_EMBEDDINGS):
             log_dataset(mlflow, tables, table, ("experiment",))
         for key in dict.fromkeys((x["split_rule"], x["arm"], x["item_ids"]) for x in lines):
-            _log_arm(mlflow, client, version, key, lines, result.trainings)
+            _log_arm(mlflow, version, key, lines, result.trainings)
         mlflow.log_metrics(
             {
                 "num_trainings": len(result.trainings),
                 "cost/train_seconds": sum(t.metrics["seconds"] for t in result.trainings),
             }
         )
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in {
+        log_files(
+            mlflow,
+            {
                 "forest.png": ablation_report.forest_plot(lines),
                 "table.md": ablation_report.table_markdown(lines).encode(),
                 "table.csv": ablation_report.table_csv(lines),
                 "verdicts.md": said.encode(),
                 "left_out.txt": ("\n".join(result.left_out) or "nothing was left out").encode(),
-            }.items():
-                (Path(folder) / name).write_bytes(content)
-            mlflow.log_artifacts(folder)
+            },
+        )
         return tracking.run_url(run.info.experiment_id, run.info.run_id)
 
 
-def _log_arm(
-    mlflow: Any, client: Any, version: str, key: Key, lines: list[dict[str, Any]], trainings: list[Any]
-) -> None:
+def _log_arm(mlflow: Any, version: str, key: Key, lines: list[dict[str, Any]], trainings: list[Any]) -> None:
     """A child run: figures with their intervals, and each seed's metrics with the seed as step."""
     rule, arm, ids = key
     mine = [x for x in lines if (x["split_rule"], x["arm"], x["item_ids"]) == key]
@@ -101,15 +92,14 @@ def _log_arm(
     }
     with mlflow.start_run(run_name=f"{rule} {ablation_report.arm_name(arm, ids)}", nested=True, tags=tags) as run:
         mlflow.log_params({"arm": arm, "item_ids": ids, "split_rule": rule, "role": role})
-        now, found = run.info.start_time, []
+        found = []
         for x in mine:
             where = "test" if x["slice"] == "all" else f"slice/{x['slice']}"
             name = f"delta/{x['baseline']}/{where}/{x['metric']}" if x["baseline"] else f"{where}/{x['metric']}"
-            ends = (("", "value"), ("_low", "low"), ("_high", "high"), ("_relative", "relative"))
-            found += [(f"{name}{end}", x[column], 0) for end, column in ends if x[column] is not None]
+            found += with_interval(name, x)
+            if x["relative"] is not None:
+                found.append(Figure(f"{name}_relative", x["relative"]))
         for t in trainings:
             if (t.split_rule, t.arm, t.item_ids) == key:
-                found += [(f"seed/{name}", value, t.seed) for name, value in t.metrics.items()]
-        metrics = [mlflow.entities.Metric(name, float(value), now, step) for name, value, step in found]
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+                found += [Figure(f"seed/{name}", value, t.seed) for name, value in t.metrics.items()]
+        log_figures(mlflow, run, found)

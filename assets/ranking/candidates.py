@@ -111,7 +111,7 @@ def ranker(spec: CandidateSpec) -> dg.AssetsDefinition:
 def training_config(spec: CandidateSpec, tables: Tables, ray_jobs: RayJobs, config: RankerConfig, version: str) -> Any:
     """The job's config."""
     from ray_jobs import ranker_training
-    from ray_jobs.ranker_data import Newest
+    from ray_jobs.newest import Newest
     from ray_jobs.training_task import TrainingOptions
 
     options = TrainingOptions(

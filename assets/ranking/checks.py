@@ -4,7 +4,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.ranking.candidates import ranker_row
 from assets.ranking.specs import CANDIDATES, CandidateSpec
 from assets.resources import Tables

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.policies import FRESH_YEARLY, GPU_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT, on_demand
+from assets.policies import experiment
 from assets.ranking import ablation_report, plots
 from assets.ranking.ablation_tracking import log_experiment
 from assets.reporting import Report, definition_metadata
@@ -97,15 +97,10 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 @dg.asset(
     key=["ranking", "content_ablation"],
     group_name="ranking",
-    kinds={"ray", "mlflow", "pytorch"},
     deps=[table.name.split("/") for table in INPUTS],
     code_version=CODE_VERSION,
-    retry_policy=RETRY_TRANSIENT,
-    automation_condition=on_demand("content_ablation"),
-    freshness_policy=FRESH_YEARLY,
-    pool=GPU_POOL,
+    **experiment("content_ablation"),
     metadata=definition_metadata(CONTENT_ABLATION),
-    tags={"tier": "gold"} | ON_DEMAND_TAG,
 )
 @data_errors_are_final
 def content_ablation(

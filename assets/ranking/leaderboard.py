@@ -13,6 +13,7 @@ from assets.ranking.registration import EXPERIMENT
 from assets.ranking.specs import CANDIDATES
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
+from assets.run_contents import log_figures, with_interval
 from models.identity import version_of
 from ray_jobs.tables.ranking import LEADERBOARD, RANKERS, predictions
 
@@ -153,11 +154,4 @@ def tell_runs(tracking: Tracking, rows: list[dict[str, Any]], lines: list[dict[s
         said = verdicts(lines, row["candidate"])
         client.set_tag(row["run_id"], "mlflow.note.content", note + VERDICT + "".join(f"\n- {s}" for s in said))
         mine = [x for x in lines if x["candidate"] == row["candidate"] and x["baseline"] and x["slice"] == "all"]
-        client.log_batch(
-            row["run_id"],
-            metrics=[
-                mlflow.entities.Metric(f"delta/{x['baseline']}/{x['metric']}{end}", x[key], run.info.start_time, 0)
-                for x in mine
-                for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-            ],
-        )
+        log_figures(mlflow, run, [f for x in mine for f in with_interval(f"delta/{x['baseline']}/{x['metric']}", x)])

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from assets.ranking import plots
 from assets.ranking.specs import CandidateSpec
 from assets.resources import Tables, Tracking
+from assets.run_contents import Figure, log_figures, log_files
 from assets.run_inputs import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.source_revision import source_revision
 from ray_jobs.tables.features import TRAINING_SET
@@ -60,23 +60,17 @@ def register(
         return done, False
     table = tables.read(predictions(spec.name))
     name = f"{spec.name} {result.window[0]}..{result.window[1]} {source_revision()}"
-    with (
-        tracking.run(
-            context,
-            EXPERIMENT,
-            name,
-            params=run_params(spec, job, result, split_rule(tables)) | codebook_widths(tables),
-            tags=run_tags(spec, job, tables) | content_tags(result) | partition_tag(context),
-            note=run_note(spec, result),
-        ) as run,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with tracking.run(
+        context,
+        EXPERIMENT,
+        name,
+        params=run_params(spec, job, result, split_rule(tables)) | codebook_widths(tables),
+        tags=run_tags(spec, job, tables) | content_tags(result) | partition_tag(context),
+        note=run_note(spec, result),
+    ) as run:
         log_dataset(mlflow, tables, TRAINING_SET, ("train", "valid", "test"))
         _log_metrics(mlflow, run, result)
-        for path, content in run_artifacts(table, result).items():
-            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / path).write_bytes(content)
-        mlflow.log_artifacts(folder)
+        log_files(mlflow, run_artifacts(table, result))
         version = _log_model(mlflow, run, tables, spec, job, table, result)
     return Registration(run.info.experiment_id, run.info.run_id, spec.model_name, version), True
 
@@ -168,16 +162,11 @@ def run_note(spec: CandidateSpec, result: Any) -> str:
 
 
 def _log_metrics(mlflow: Any, run: Any, result: Any) -> None:
-    """Everything in a few requests: a call a metric would cost 15 ms each."""
-    from mlflow.entities import Metric
-
-    now = run.info.start_time
-    metrics = [Metric(k, v, now, 0) for k, v in result.metrics.items()]
+    figures = [Figure(name, value) for name, value in result.metrics.items()]
     for record in result.history:
         step = int(record["epoch"])
-        metrics += [Metric(f"epoch/{k}", float(v), now, step) for k, v in record.items() if k != "epoch"]
-    for start in range(0, len(metrics), 1000):
-        mlflow.MlflowClient().log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+        figures += [Figure(f"epoch/{name}", value, step) for name, value in record.items() if name != "epoch"]
+    log_figures(mlflow, run, figures)
 
 
 def run_artifacts(table: pa.Table, result: Any) -> dict[str, bytes]:

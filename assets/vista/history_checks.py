@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.quality import Expect, table_checks
+from assets.expectations import Expect
+from assets.quality import table_checks
 from assets.resources import Tables
 from assets.vista.history_models import MODELS, OBJECTIVES
 from assets.vista.history_report import FLOORS, SHUFFLED

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
-from assets.policies import FRESH_YEARLY, GPU_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT, on_demand
+from assets.policies import experiment
 from assets.ranking import plots
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
@@ -87,15 +87,10 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 @dg.asset(
     key=["vista", "history_sweeps"],
     group_name="vista",
-    kinds={"ray", "mlflow", "pytorch"},
     deps=[table.name.split("/") for table in (RAW_INTERACTIONS, SPLITS, SEMANTIC_IDS)],
     code_version=CODE_VERSION,
-    retry_policy=RETRY_TRANSIENT,
-    automation_condition=on_demand("sweep_summaries"),
-    freshness_policy=FRESH_YEARLY,
-    pool=GPU_POOL,
+    **experiment("sweep_summaries"),
     metadata=definition_metadata(HISTORY_SWEEPS),
-    tags={"tier": "gold"} | ON_DEMAND_TAG,
 )
 @data_errors_are_final
 def history_sweeps(

@@ -1,19 +1,17 @@
 """How the comparison of history models is told to MLflow: one parent run, one child run a model with seeds as steps."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from assets.resources import Tables, Tracking
+from assets.run_contents import Figure, finished_run, log_figures, log_files, with_interval
 from assets.run_inputs import TIE_RULE, log_dataset, partition_tag
 from assets.source_revision import source_revision
 from assets.vista import history_report, sweep_report
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
 EXPERIMENT = "history_models"
-METRICS_AT_ONCE = 1000
 
 
 def log_comparison(
@@ -40,8 +38,7 @@ def log_comparison(
         Address of the parent run.
     """
     mlflow = tracking.connect(EXPERIMENT)
-    client = mlflow.MlflowClient()
-    known = _finished(mlflow, client, tracking, version, "parent")
+    known = finished_run(mlflow, tracking, EXPERIMENT, comparison_version=version, role="parent")
     if known:
         return known
     said = "\n".join(f"- {line}" for line in history_report.verdicts(lines)) or "- nothing to compare"
@@ -57,32 +54,24 @@ def log_comparison(
         for table in (RAW_INTERACTIONS, SPLITS):
             log_dataset(mlflow, tables, table, ("experiment",))
         for objective, model in dict.fromkeys((x["objective"], x["model"]) for x in lines):
-            _log_model(mlflow, client, version, objective, model, lines, result.trainings)
+            _log_model(mlflow, version, objective, model, lines, result.trainings)
         mlflow.log_metrics(
             {
                 "num_trainings": len(result.trainings),
                 "cost/train_seconds": sum(t.metrics["seconds"] for t in result.trainings),
             }
         )
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in {
+        log_files(
+            mlflow,
+            {
                 "plot.png": history_report.plot(lines),
                 "table.md": history_report.table_markdown(lines).encode(),
                 "table.csv": history_report.table_csv(lines),
                 "trials.md": history_report.trials_markdown(result.tuned).encode(),
                 "verdicts.md": said.encode(),
-            }.items():
-                (Path(folder) / name).write_bytes(content)
-            mlflow.log_artifacts(folder)
+            },
+        )
         return tracking.run_url(run.info.experiment_id, run.info.run_id)
-
-
-def _finished(mlflow: Any, client: Any, tracking: Tracking, version: str, role: str) -> str:
-    """Address of a finished run of this version; empty if there is none."""
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT).experiment_id
-    asked = f"tags.comparison_version = '{version}' and tags.role = '{role}' and attributes.status = 'FINISHED'"
-    done = client.search_runs([experiment], asked)
-    return tracking.run_url(experiment, done[0].info.run_id) if done else ""
 
 
 def log_sweeps(
@@ -107,8 +96,7 @@ def log_sweeps(
         Address of the run.
     """
     mlflow = tracking.connect(EXPERIMENT)
-    client = mlflow.MlflowClient()
-    known = _finished(mlflow, client, tracking, version, "sweeps")
+    known = finished_run(mlflow, tracking, EXPERIMENT, comparison_version=version, role="sweeps")
     if known:
         return known
     with tracking.run(
@@ -121,27 +109,20 @@ def log_sweeps(
     ) as run:
         for table in (RAW_INTERACTIONS, SPLITS):
             log_dataset(mlflow, tables, table, ("experiment",))
-        now, found = run.info.start_time, []
+        found: list[Figure] = []
         for x in lines:
-            name = f"{x['sweep']}/{x['metric']}"
-            ends = (("", "value"), ("_low", "low"), ("_high", "high"))
-            found += [(f"{name}{end}", x[column], int(x["place"])) for end, column in ends]
+            found += with_interval(f"{x['sweep']}/{x['metric']}", x, int(x["place"]))
             if x["metric"] == sweep_report.METRICS[0]:
-                found.append((f"{x['sweep']}/{x['cost_name']}", x["cost"], int(x["place"])))
-        client.log_batch(
-            run.info.run_id, metrics=[mlflow.entities.Metric(name, float(v), now, step) for name, v, step in found]
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            for sweep in dict.fromkeys(x["sweep"] for x in lines):
-                (Path(folder) / f"{sweep}.png").write_bytes(sweep_report.plot(lines, sweep))
-                (Path(folder) / f"{sweep}.md").write_text(sweep_report.table_markdown(lines, sweep), encoding="utf-8")
-            mlflow.log_artifacts(folder)
+                found.append(Figure(f"{x['sweep']}/{x['cost_name']}", x["cost"], int(x["place"])))
+        log_figures(mlflow, run, found)
+        sweeps = dict.fromkeys(x["sweep"] for x in lines)
+        log_files(mlflow, {f"{sweep}.png": sweep_report.plot(lines, sweep) for sweep in sweeps})
+        log_files(mlflow, {f"{sweep}.md": sweep_report.table_markdown(lines, sweep).encode() for sweep in sweeps})
         return tracking.run_url(run.info.experiment_id, run.info.run_id)
 
 
 def _log_model(
     mlflow: Any,
-    client: Any,
     version: str,
     objective: str,
     model: str,
@@ -161,15 +142,11 @@ def _log_model(
     }
     with mlflow.start_run(run_name=f"{objective} {model}", nested=True, tags=tags) as run:
         mlflow.log_params({"model": model, "objective": objective, "role": role, "trial": mine[0]["trial"]})
-        now, found = run.info.start_time, []
+        found: list[Figure] = []
         for x in mine:
             name = f"delta/{x['baseline']}/test/{x['metric']}" if x["baseline"] else f"test/{x['metric']}"
-            found += [
-                (f"{name}{end}", x[column], 0) for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
-            ]
+            found += with_interval(name, x)
         for t in trainings:
             if (t.objective, t.model) == (objective, model):
-                found += [(f"seed/{name}", value, t.seed) for name, value in t.metrics.items()]
-        metrics = [mlflow.entities.Metric(name, float(value), now, step) for name, value, step in found]
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+                found += [Figure(f"seed/{name}", value, t.seed) for name, value in t.metrics.items()]
+        log_figures(mlflow, run, found)

@@ -2,15 +2,13 @@
 
 import base64
 import json
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow.compute as pc
 
 from assets.resources import Tables, Tracking
+from assets.run_contents import Figure, log_figures, log_files
 from assets.run_inputs import TIE_RULE, codebook_widths, log_dataset, partition_tag, split_rule
 from assets.source_revision import source_revision
 from assets.vista.charts import training_curve
@@ -76,7 +74,7 @@ def log_training(
         | {"model_version": fitted.name, "status": "candidate", "feature_view": "user_vista"},
         note=note,
     ) as run:
-        client.log_batch(run.info.run_id, metrics=_metrics(mlflow, fitted))
+        log_figures(mlflow, run, _figures(fitted))
         log_dataset(mlflow, tables, RAW_INTERACTIONS, ("histories",))
         log_dataset(mlflow, tables, SPLITS, ("train", "valid", "test"))
         _log_artifacts(mlflow, fitted)
@@ -91,9 +89,8 @@ def log_training(
         return tracking.run_url(run.info.experiment_id, run.info.run_id)
 
 
-def _metrics(mlflow: Any, fitted: Any) -> list[Any]:
+def _figures(fitted: Any) -> list[Figure]:
     """Every epoch's metrics with the epoch as step, and the final ones at the best epoch."""
-    now = int(time.time() * 1000)
     named = {
         "auc": "valid/auc",
         "logloss": "valid/logloss",
@@ -103,19 +100,13 @@ def _metrics(mlflow: Any, fitted: Any) -> list[Any]:
         "seconds": "cost/epoch_seconds",
     }
     rows = [
-        mlflow.entities.Metric(named[k], float(v), now, int(record["epoch"]))
-        for record in fitted.history
-        for k, v in record.items()
-        if k in named
+        Figure(named[k], v, int(record["epoch"])) for record in fitted.history for k, v in record.items() if k in named
     ]
     final = {k.replace("_", "/", 1): v for k, v in fitted.final_metrics.items()}
     final["cost/train_seconds"] = fitted.seconds
     # Those of `valid` equal the best epoch's; only their bounds are new.
-    return rows + [
-        mlflow.entities.Metric(k, float(v), now, fitted.best_epoch)
-        for k, v in final.items()
-        if k not in ("valid/auc", "valid/logloss")
-    ]
+    kept = {k: v for k, v in final.items() if k not in ("valid/auc", "valid/logloss")}
+    return rows + [Figure(k, v, fitted.best_epoch) for k, v in kept.items()]
 
 
 def _log_artifacts(mlflow: Any, fitted: Any) -> None:
@@ -123,15 +114,14 @@ def _log_artifacts(mlflow: Any, fitted: Any) -> None:
     from ray_jobs.serving_signature import pinned
 
     picture = (training_curve(fitted.history, fitted.best_epoch).md_str or "").split("base64,")[1].rstrip(")")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in {
+    log_files(
+        mlflow,
+        {
             "plots/training.png": base64.b64decode(picture),
             "history.json": json.dumps(fitted.history, indent=1).encode(),
             "requirements.txt": "".join(f"{package}\n" for package in pinned(PACKAGES)).encode(),
-        }.items():
-            (Path(folder) / name).parent.mkdir(exist_ok=True)
-            (Path(folder) / name).write_bytes(content)
-        mlflow.log_artifacts(folder)
+        },
+    )
 
 
 def _register(client: Any, source: str, run_id: str, tags: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ anew has all events in memory already, so that no store is timed, and cuts them 
 scores are proven equal. A batch of users is refreshed too, as a nightly job would.
 """
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -16,7 +15,8 @@ from benchmarks.measuring import Timing, alternate
 from models.long_history.families import FAMILIES
 from models.long_history.inputs import History
 from models.long_history.parts import part
-from models.vista.causal import CausalState, CausalVista, PackedStates
+from models.vista.causal import CausalState, CausalVista
+from models.vista.states import pack, unpack
 
 HISTORY, NEW, USERS = 1_000_000, 100, 32
 CALLS = 100
@@ -25,10 +25,10 @@ TARGET = 1_000.0
 
 
 @torch.inference_mode()
-def extended(model: CausalVista, state: CausalState, events: History) -> tuple[PackedStates, torch.Tensor]:
-    """The states to store and the summaries to serve after ``events``."""
+def extended(model: CausalVista, state: CausalState, events: History) -> tuple[list[bytes], torch.Tensor]:
+    """The states to store, as `vista/user_states` has them, and the summaries to serve after ``events``."""
     state = model.extend(state, events)
-    return model.pack(state), model.read(state)
+    return pack(state).to_pylist(), model.read(state)
 
 
 def repeated(history: History, users: int) -> History:
@@ -53,17 +53,17 @@ def measure(options: Options) -> list[Finding]:
     with torch.inference_mode():
         for start in range(0, length, PART):
             state = model.extend(state, part(whole, start, min(start + PART, length)))
-    one = model.pack(state)
-    many = PackedStates(*(np.repeat(column, USERS, 0) for column in one))
+    one = pack(state).to_pylist()
+    many = one * USERS
     of_many = repeated(new, USERS)
 
-    def refresh(stored: PackedStates, events: History) -> tuple[PackedStates, torch.Tensor]:
-        return extended(model, model.unpack(stored), events)
+    def refresh(stored: list[bytes], events: History) -> tuple[list[bytes], torch.Tensor]:
+        return extended(model, unpack(model, stored), events)
 
-    def recompute() -> tuple[PackedStates, torch.Tensor]:
+    def recompute() -> tuple[list[bytes], torch.Tensor]:
         return extended(model, model.empty_state(1), whole)
 
-    def often(stored: PackedStates, events: History) -> None:
+    def often(stored: list[bytes], events: History) -> None:
         for _ in range(calls):
             refresh(stored, events)
 
@@ -71,9 +71,8 @@ def measure(options: Options) -> list[Finding]:
     items, difference = synthetic.candidates(500), 0.0
     for stored, events in ((one, new), (many, of_many)):
         states, summaries = refresh(stored, events)
-        prove_equal(
-            "refreshed states", torch.from_numpy(states.values_BV[-1:]), torch.from_numpy(whole_state.values_BV)
-        )
+        kept, anew = (unpack(model, [rows[-1]]).means_BNHEE for rows in (states, whole_state))
+        prove_equal("refreshed states", kept, anew)
         difference = max(difference, prove_equal("refreshed summaries", summaries[-1:], whole_summary))
         with torch.inference_mode():
             scores = (model.score(summary, items) for summary in (summaries[-1:], whole_summary))

@@ -9,7 +9,7 @@ from models.long_history.histories import Events, windows
 from models.long_history.leave_one_out import Targets, train_stops
 from models.ranking import floors
 from models.ranking.examples import Examples
-from models.ranking.floors import FLOORS, Floor
+from models.ranking.floors import FLOORS, Floor, log_odds
 
 
 def fit_floor(name: str, events: Events, num_items: int) -> Floor:
@@ -26,6 +26,18 @@ def fit_floor(name: str, events: Events, num_items: int) -> Floor:
     return FLOORS[name].fit(
         floors.Events(owner[mine], events.items[mine], np.ones(seen, np.int8), np.ones(seen, bool)), num_items
     )
+
+
+def like_logits(items: np.ndarray, labels: np.ndarray, num_items: int) -> np.ndarray:
+    """Log-odds of a like of each row of the catalogue; finite, also if everything is liked, or nothing.
+
+    Args:
+        items: Item of each example.
+        labels: 0 or 1.
+        num_items: Items of the catalogue, rows 1 and up.
+    """
+    examples = floors.Events(np.zeros_like(items), items, labels, np.ones(len(items), bool))
+    return log_odds(FLOORS["popularity"].fit(examples, num_items).arrays["rate"]).astype(np.float32)
 
 
 def floor_scores(floor: Floor, events: Events, targets: Targets, rows: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ from models.long_history.inputs import (
     log_bucket,
 )
 from models.long_history.interface import HistoryModel
+from models.long_history.parts import last_of, newest_events, split_newest
 from models.long_history.pointwise import sum_over_keys
-from models.long_history.recent import last_of, newest_events, split_newest
 
 USER, SEQUENCE, REAL_TIME, CANDIDATE = range(4)
 """Domains of tokens; each has a normalisation of its own."""

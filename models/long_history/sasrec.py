@@ -22,7 +22,7 @@ from models.long_history.inputs import (
     initialise_embeddings,
 )
 from models.long_history.interface import NextItemModel
-from models.long_history.recent import last_of, newest_events
+from models.long_history.parts import last_of, newest_events
 
 
 @dataclasses.dataclass(frozen=True)

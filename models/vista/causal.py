@@ -1,13 +1,12 @@
 """VISTA that is refreshed by new events alone: history tokens attend causally, seeds read what layers remember.
 
 Shapes: B users, L events of a history, K seeds (= summary tokens), C candidates, N layers, H heads, E width of a head,
-D width (H x E), V values of a state.
+D width (H x E).
 """
 
 import dataclasses
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,11 +22,9 @@ from models.long_history.inputs import (
     log_bucket,
 )
 from models.long_history.interface import IncrementalModel, ModelOutput
-from models.long_history.parts import newest, part
+from models.long_history.parts import newest_events, part
 from models.vista.model import ReconstructionDecoder, TargetAttention, VistaConfig
 
-STATE_FORMAT = 1
-"""Of what `CausalVista.pack` gives. Bump when the meaning or the order of the values changes."""
 PART = 4096
 """Events that are worked through at a time; memory does not grow with the rest."""
 
@@ -61,18 +58,6 @@ class CausalState(NamedTuple):
 
     means_BNHEE: Tensor
     count_B: Tensor
-
-
-class PackedStates(NamedTuple):
-    """States as they are stored: one row of fixed size a user.
-
-    Attributes:
-        values_BV: float32.
-        counts_B: Events seen, int64.
-    """
-
-    values_BV: np.ndarray
-    counts_B: np.ndarray
 
 
 class CausalSummarizer(nn.Module):
@@ -147,11 +132,6 @@ class CausalVista(IncrementalModel):
         initialise_embeddings(self, config.embedding_std)
         nn.init.zeros_(self.bias.weight)
 
-    @property
-    def state_size(self) -> int:
-        """Values of a user's state, beside the number of events."""
-        return self.config.layers * self.config.width * (self.config.width // self.config.heads)
-
     def empty_state(self, num_users: int) -> CausalState:
         """See `IncrementalModel.empty_state`."""
         seeds_KD = self.summarizer.seeds_KD
@@ -193,29 +173,7 @@ class CausalVista(IncrementalModel):
         auxiliary = summary_BKD.new_zeros(())
         if self.decoder is not None and self.training and history.actions_BL.shape[1] > 1:
             # Embedded anew: they are few, and the memory's tokens are gone part by part.
-            seen = newest(history, self.config.reconstruction_events)
+            seen = newest_events(history, self.config.reconstruction_events)
             tokens_BWD = self.summarizer.embed(seen, self.items(seen.items))
             auxiliary = self.config.reconstruction_weight * self.decoder(summary_BKD, tokens_BWD, seen.lengths_B)
         return ModelOutput(self.score(summary_BKD, candidates), auxiliary)
-
-    def pack(self, state: CausalState) -> PackedStates:
-        """States as flat arrays, in `STATE_FORMAT`."""
-        values_BV = state.means_BNHEE.detach().flatten(1).float().cpu().numpy()
-        return PackedStates(values_BV, state.count_B.cpu().numpy())
-
-    def unpack(self, packed: PackedStates) -> CausalState:
-        """States from flat arrays.
-
-        Raises:
-            ValueError: If they are those of a network of other sizes.
-        """
-        if packed.values_BV.shape[1:] != (self.state_size,):
-            raise ValueError(
-                f"A state of shape {packed.values_BV.shape[1:]} is not of this model, which has {self.state_size} "
-                "values: compute it anew from all events."
-            )
-        empty = self.empty_state(len(packed.counts_B))
-        means_BV = torch.from_numpy(np.array(packed.values_BV)).to(empty.means_BNHEE)
-        return CausalState(
-            means_BV.reshape(empty.means_BNHEE.shape), torch.from_numpy(np.array(packed.counts_B)).to(empty.count_B)
-        )

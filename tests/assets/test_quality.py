@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from assets import quality_in_parts
-from assets.quality import Expect, schema_expectations, validate
+from assets.expectations import Expect, schema_expectations, validate
 from assets.quality_in_parts import validate_in_parts
 from ray_jobs.warehouse import Column, Table
 

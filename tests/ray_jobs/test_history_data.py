@@ -3,8 +3,9 @@
 import polars as pl
 import pytest
 
-from ray_jobs import history_data
+from ray_jobs import history_data, newest
 from ray_jobs.history_data import read_events, read_examples
+from ray_jobs.newest import Newest
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from tests.factories import seed_interactions
 
@@ -12,10 +13,10 @@ from tests.factories import seed_interactions
 @pytest.mark.parametrize("events_per_user", [20, 200])
 def test_examples_held_do_not_grow_with_the_history(tables, monkeypatch, events_per_user):
     seed_interactions(tables, num_users=4, events_per_user=events_per_user)
-    monkeypatch.setattr(history_data, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(newest, "ROWS_AT_ONCE", 16)
     held, concat = [], pl.concat
     monkeypatch.setattr(pl, "concat", lambda parts: held.append(concat(parts).height) or concat(parts))
-    found = read_examples(tables.warehouse(), tables.version(SPLITS), trained=5, scored=2)
+    found = read_examples(tables.warehouse(), tables.version(SPLITS), Newest(trained=5, scored=2))
     sizes = found.group_by("user_id", "split").len()
     assert sizes.filter(pl.col("split") == 0)["len"].max() == 5
     assert (sizes.filter(pl.col("split") > 0)["len"].max() or 0) <= 2
@@ -27,14 +28,14 @@ def test_the_newest_are_kept_and_short_histories_are_whole(tables, monkeypatch):
     version = tables.version(SPLITS)
     whole = read_examples(tables.warehouse(), version)
     assert whole.height == tables.warehouse().num_rows(SPLITS)
-    monkeypatch.setattr(history_data, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(newest, "ROWS_AT_ONCE", 7)
     assert read_examples(tables.warehouse(), version).equals(whole)
-    some = read_examples(tables.warehouse(), version, trained=4, scored=1)
-    newest = whole.filter(
+    some = read_examples(tables.warehouse(), version, Newest(trained=4, scored=1))
+    kept = whole.filter(
         pl.col("position").rank("ordinal", descending=True).over("user_id", "split")
         <= pl.when(pl.col("split") == 0).then(4).otherwise(1)
     )
-    assert some.equals(newest) and some.height < whole.height
+    assert some.equals(kept) and some.height < whole.height
 
 
 def test_events_are_read_in_parts_and_none_is_missing(tables, monkeypatch):

@@ -5,8 +5,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from ray_jobs import ranker_data, ranker_evaluation, ranker_training
-from ray_jobs.ranker_data import Newest, of_split, read_examples, read_met
+from ray_jobs import newest, ranker_evaluation, ranker_training
+from ray_jobs.newest import Newest
+from ray_jobs.ranker_data import of_split, read_examples, read_met
 from ray_jobs.ranker_files import read_ranker
 from ray_jobs.tables.features import TRAINING_SET
 from tests.ray_jobs.test_ranker_training import config
@@ -46,9 +47,9 @@ def test_nothing_is_left_out_of_histories_that_are_short(long):
 @pytest.mark.parametrize("per_user", [60, 600])
 def test_what_is_held_does_not_grow_with_the_history(tables, monkeypatch, per_user):
     seed_training_set(tables, num_users=10, num_items=600, per_user=per_user)
-    most, since = [], ranker_data._since
-    monkeypatch.setattr(ranker_data, "ROWS_AT_ONCE", 50)
-    monkeypatch.setattr(ranker_data, "_since", lambda part, first: most.append(part.num_rows) or since(part, first))
+    most, since = [], newest._since
+    monkeypatch.setattr(newest, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(newest, "_since", lambda part, first: most.append(part.num_rows) or since(part, first))
     data = read_examples(tables.warehouse(), ("summary",), newest=FEW)
     # Ten times the history, and as many rows are read.
     assert max(most) <= 50 and data.num_rows == 8 * 6 + 2 * 3

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pyarrow as pa
 
-from assets.features.coverage import summary_coverage
+from assets.features.summary_coverage import summary_coverage
 from ray_jobs.summary_rollout import held_rows, held_version, hold, release
 from ray_jobs.tables.features import USER_ACTIVITY
 from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES

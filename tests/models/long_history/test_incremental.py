@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 from models.long_history.families import FAMILIES
 from models.long_history.inputs import History
 from models.long_history.interface import IncrementalModel
-from models.long_history.parts import newest, part
+from models.long_history.parts import newest_events, part
 from tests.models.long_history.tiny import SIZES, candidates, first_events, histories
 
 TINY = SIZES | {"width": 16, "heads": 2, "layers": 3, "dropout": 0.0, "item_dropout": 0.0, "embedding_std": 1.0}
@@ -83,9 +83,9 @@ def test_parts_and_newest_events():
     history = histories([9, 2, 0])
     assert part(history, 1, 4).lengths_B.tolist() == [3, 1, 0]
     assert torch.equal(part(history, 1, 4).items.codes, history.items.codes[:, 1:4])
-    last = newest(history, 4)
+    last = newest_events(history, 4)
     assert last.lengths_B.tolist() == [4, 2, 0]
     assert torch.equal(last.items.codes[0], history.items.codes[0, 5:9])
     assert torch.equal(last.times_BL[1, :2], history.times_BL[1, :2])
-    assert newest(history, 50).actions_BL.shape == history.actions_BL.shape
-    assert torch.equal(newest(first_events(history, 2), 4).values_BL, history.values_BL[:, :2])
+    assert newest_events(history, 50).actions_BL.shape == history.actions_BL.shape
+    assert torch.equal(newest_events(first_events(history, 2), 4).values_BL, history.values_BL[:, :2])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.long_history.inputs import Items
 from models.long_history.mtgr import CANDIDATE, REAL_TIME, SEQUENCE, USER, Mtgr, MtgrConfig
-from models.long_history.recent import newest_events, split_newest
+from models.long_history.parts import newest_events, split_newest
 from tests.models.long_history.tiny import SIZES, candidates, histories, one_candidate
 
 TINY = SIZES | {"width": 16, "dropout": 0.0, "item_dropout": 0.0, "embedding_std": 1.0}

@@ -54,19 +54,27 @@ def test_drawn_items_estimate_the_softmax_and_a_drawn_target_does_not_count_agai
     assert float(block_cross_entropy(logits_I[alone], block(alone, at, real, -1.0))) == 0
 
 
-@pytest.mark.parametrize("family", ["sasrec", "hstu"])
+# What only `score` and `encode_history` reach, which next-item training by states does not call.
+UNREACHED = {"sasrec": {"start_D"}, "hstu": {"candidate_D", "head"}}
+
+
+@pytest.mark.parametrize("family", UNREACHED)
 def test_data_parallel_steps_do_not_wait_for_what_states_do_not_use(family, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         torch.manual_seed(0)
-        model = DistributedDataParallel(NextItemLoss(FAMILIES[family].build(**SIZES, width=8)))
+        # As `ray_jobs.training_network` has it.
+        model = DistributedDataParallel(
+            NextItemLoss(FAMILIES[family].build(**SIZES, width=8)), find_unused_parameters=True
+        )
         batch = NextItemBatch(
             histories([5, 2]), items_of(torch.arange(1, 50)), torch.zeros(49), torch.randint(0, 49, (7,))
         )
         for _ in range(3):
             loss, _ = model(batch)
             loss.backward()
-        assert torch.isfinite(loss) and all(p.grad is not None for p in model.parameters())
+        lacking = {name.split(".")[0] for name, p in model.module.network.named_parameters() if p.grad is None}
+        assert torch.isfinite(loss) and lacking == UNREACHED[family]
     finally:
         dist.destroy_process_group()
 

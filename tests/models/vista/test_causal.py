@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 
 from models.long_history.inputs import Items
 from models.vista import causal
-from models.vista.causal import CausalVista, CausalVistaConfig, PackedStates
+from models.vista.causal import CausalVista, CausalVistaConfig
+from models.vista.states import pack, unpack
 from tests.models.long_history.tiny import SIZES, candidates, histories
 
 TINY = CausalVistaConfig(**SIZES, num_seeds=4, width=16, dropout=0.0, item_dropout=0.0, target_layers=2)
@@ -30,17 +30,17 @@ def test_stored_states_come_back_to_the_bit():
     model = vista()
     with torch.no_grad():
         state = model.extend(model.empty_state(3), histories([9, 0, 3]))
-    packed = model.pack(state)
-    assert packed.values_BV.shape == (3, model.state_size) and packed.values_BV.dtype == np.float32
-    assert packed.counts_B.tolist() == [9, 0, 3] and packed.counts_B.dtype == np.int64
-    back = model.unpack(packed)
-    assert torch.equal(back.means_BNHEE, state.means_BNHEE) and torch.equal(back.count_B, state.count_B)
+    packed = pack(state).to_pylist()
+    # A matrix a layer and head in single precision, and a count.
+    assert {len(row) for row in packed} == {TINY.layers * TINY.width * (TINY.width // TINY.heads) * 4 + 8}
+    back = unpack(model, packed)
+    assert back.count_B.tolist() == [9, 0, 3] and back.count_B.dtype == torch.int64
+    assert torch.equal(back.means_BNHEE, state.means_BNHEE) and back.means_BNHEE.dtype == torch.float32
 
 
 def test_a_state_of_another_network_is_refused():
-    packed = PackedStates(np.zeros((2, 7), np.float32), np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="compute it anew from all events"):
-        vista().unpack(packed)
+    with pytest.raises(ValueError, match="is not of this model.*computes all of them anew"):
+        unpack(vista(), [bytes(28), bytes(28)])
 
 
 def test_a_network_in_half_precision_remembers_in_single():
