@@ -25,9 +25,14 @@ def image_markdown(image: bytes, alt: str, kind: str = "png") -> str:
     return f"![{alt}](data:image/{kind};base64,{base64.b64encode(image).decode()})"
 
 
+def inline(image: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """A PNG as metadata."""
+    return dg.MetadataValue.md(image_markdown(image, alt))
+
+
 def shown(figure: Any, alt: str) -> dg.MarkdownMetadataValue:
     """A matplotlib figure as metadata."""
-    return dg.MetadataValue.md(image_markdown(png(figure), alt))
+    return inline(png(figure), alt)
 
 
 def blank(width: float = 6.0, height: float = 2.6) -> tuple[Any, Any]:

@@ -14,8 +14,8 @@ import polars as pl
 
 from assets.interactions.forgotten import about_forgotten
 from assets.interactions.refusals import frame
-from assets.interactions.spill import SCRATCH
 from assets.resources import Features, Ledger
+from assets.spill import SCRATCH
 from feature_repo import erasure as published
 from feature_repo.publications import Publications
 from models.forgetting import ForgetList, mask, names

@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.interactions.spill import NUM_BUCKETS, Spill
+from assets.spill import NUM_BUCKETS, Spill
 from ray_jobs.warehouse import TIMESTAMP, Table, Warehouse
 
 EVENT_COLUMNS = ["user_id", "item_id", "timestamp", "position", "value", "label"]

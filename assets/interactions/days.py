@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from assets.interactions.digests import row_digests
 from assets.interactions.refusals import frame
-from assets.interactions.spill import MAX_ROWS_IN_MEMORY, Spill
 from assets.resources import Tables
+from assets.spill import MAX_ROWS_IN_MEMORY, Spill
 from models.identity import version_of
 from ray_jobs.tables.interactions import DAYS, RAW_INTERACTIONS
 

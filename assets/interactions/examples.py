@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from assets.interactions.days import stored_days
 from assets.interactions.refusals import frame
-from assets.interactions.spill import NUM_BUCKETS, Spill
 from assets.interactions.splitting import (
     TEST,
     TRAIN,
@@ -24,6 +23,7 @@ from assets.interactions.splitting import (
     thresholds,
 )
 from assets.resources import Tables
+from assets.spill import NUM_BUCKETS, Spill
 from ray_jobs.tables.interactions import ITEMS, RAW_INTERACTIONS, SPLITS
 
 NEEDED = ["event_id", "user_id", "item_id", "timestamp", "sequence", "action", "value"]

@@ -10,8 +10,8 @@ import polars as pl
 
 from assets.interactions.forgotten import about_forgotten
 from assets.interactions.readers.base import POSITION, Batch, DatasetError, naming
-from assets.interactions.spill import MAX_ROWS_IN_MEMORY, NUM_BUCKETS, Spill
 from assets.interactions.validation import CONTENT, REFUSED_SCHEMA, Limits, judge_events
+from assets.spill import MAX_ROWS_IN_MEMORY, NUM_BUCKETS, Spill
 from models.forgetting import NOBODY, ForgetList
 from ray_jobs.progress import note
 

@@ -15,9 +15,9 @@ from assets.interactions.readers.columnar import scan_parquet
 from assets.interactions.readers.contract import SUFFIXES, to_batch
 from assets.interactions.readers.delimited import Dialect, scan_text
 from assets.interactions.refusals import OPEN, REPLAYED, frame, keep_accounts, quarantine_version
-from assets.interactions.spill import Spill
 from assets.interactions.validation import CONTENT, Limits, judge_events, text
 from assets.resources import Tables
+from assets.spill import Spill
 from models.forgetting import NOBODY, ForgetList
 from models.identity import version_of
 from ray_jobs.tables.interactions import INGESTIONS, MENDED_EVENTS, QUARANTINE, RAW_INTERACTIONS

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.figures import inline
 from assets.ranking import plots
 
 WRITTEN = "written"
@@ -126,7 +127,7 @@ def said_of(lines: list[dict[str, Any]], plot: bytes, result: Any) -> dict[str, 
         headline(lines)
         | {
             "measures": dg.MetadataValue.md(tables_markdown(lines)),
-            "plot": plots.inline(plot, "measures of personas with controls"),
+            "plot": inline(plot, "measures of personas with controls"),
             "personas_with_evidence": dg.MetadataValue.md(personas_markdown(result.shown)),
             "left_out": dg.MetadataValue.md("\n".join(f"- {x}" for x in result.left_out) or "nothing"),
             "choices_from_store": result.choices_from_store,

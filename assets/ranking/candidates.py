@@ -154,6 +154,7 @@ def standing_row(spec: CandidateSpec, version: str, registration: Registration, 
 
 def training_metadata(result: Any) -> dict[str, Any]:
     """Numbers and plots of a candidate that was just made."""
+    from assets.figures import inline
     from assets.ranking import plots
 
     by_slice = [(f.slice, f.value, f.low, f.high) for f in result.figures if f.metric == "auc"]
@@ -163,10 +164,10 @@ def training_metadata(result: Any) -> dict[str, Any]:
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "left_out": dg.MetadataValue.md("\n".join(f"- {x}" for x in result.left_out) or "nothing"),
-        "auc_by_slice": plots.inline(plots.bars(by_slice, "AUC", "AUC by slice, test"), "AUC by slice"),
+        "auc_by_slice": inline(plots.bars(by_slice, "AUC", "AUC by slice, test"), "AUC by slice"),
     }
     if result.history:
-        said["training_curve"] = plots.inline(plots.history(result.history, result.best_epoch), "training")
+        said["training_curve"] = inline(plots.history(result.history, result.best_epoch), "training")
     return said
 
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.figures import inline
 from assets.policies import experiment
-from assets.ranking import ablation_report, plots
+from assets.ranking import ablation_report
 from assets.ranking.ablation_tracking import log_experiment
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
@@ -87,7 +88,7 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "table": dg.MetadataValue.md(ablation_report.table_markdown(lines)),
         "verdicts": dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "no arm to judge"),
-        "forest": plots.inline(ablation_report.forest_plot(lines), "differences in AUC with intervals"),
+        "forest": inline(ablation_report.forest_plot(lines), "differences in AUC with intervals"),
         "lifts_that_count": sum(bool(x["counts"]) for x in lines),
         "lifts_judged": len(said),
         "published_lift": "+0.35% AUC, relative (arXiv 2605.09338, abstract)",

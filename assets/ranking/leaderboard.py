@@ -125,6 +125,7 @@ def leaderboard_markdown(lines: list[dict[str, Any]]) -> str:
 
 def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The table, the verdicts and a plot with error bars."""
+    from assets.figures import inline
     from assets.ranking import plots
 
     said = [sentence for name in NAMES for sentence in verdicts(lines, name)]
@@ -140,7 +141,7 @@ def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
         ]
         if shown:
             drawn = plots.bars(shown, metric, f"{metric}, test, 95% intervals")
-            made[f"{metric}_plot"] = plots.inline(drawn, metric)
+            made[f"{metric}_plot"] = inline(drawn, metric)
     return made
 
 

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import dagster as dg
 import numpy as np
 
-from assets.figures import image_markdown
 from assets.figures import png as _png
 
 
@@ -14,11 +12,6 @@ def _figure(width: float = 5.0, height: float = 3.4) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
     return figure, figure.subplots()
-
-
-def inline(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    """A PNG as Markdown that the Dagster UI shows."""
-    return dg.MetadataValue.md(image_markdown(png, alt))
 
 
 def roc(score_N: np.ndarray, label_N: np.ndarray) -> bytes:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.figures import inline
 from assets.policies import experiment
-from assets.ranking import plots
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
 from assets.vista import history_report
@@ -102,7 +102,7 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "table": dg.MetadataValue.md(history_report.table_markdown(lines)),
         "verdicts": dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "nothing to compare"),
-        "plot": plots.inline(history_report.plot(lines), "metrics of all models with intervals"),
+        "plot": inline(history_report.plot(lines), "metrics of all models with intervals"),
         "published_shape": "VISTA within 0.002 AUC of HSTU or better, and above DIN (arXiv 2510.22049, Table 2)",
     }
 

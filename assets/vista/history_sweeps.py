@@ -8,8 +8,8 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.figures import inline
 from assets.policies import experiment
-from assets.ranking import plots
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
 from assets.vista import sweep_report
@@ -80,7 +80,7 @@ def said_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for sweep in dict.fromkeys(x["sweep"] for x in lines):
         made[f"{sweep}_table"] = dg.MetadataValue.md(sweep_report.table_markdown(lines, sweep))
-        made[f"{sweep}_plot"] = plots.inline(sweep_report.plot(lines, sweep), f"AUC and cost by {sweep}")
+        made[f"{sweep}_plot"] = inline(sweep_report.plot(lines, sweep), f"AUC and cost by {sweep}")
     return made
 
 
