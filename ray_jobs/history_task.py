@@ -207,6 +207,7 @@ class ClickTask(HistoryTask):
             raise ValueError("No example is in the split `train`: check interactions/splits.")
         codes = read_codes(config.warehouse, config.inputs.semantic_ids)
         learned = examples.filter((pl.col("split") == 0) & ~pl.col("sampled"))
+        self.base_rate = float(learned["label"].to_numpy().mean()) if len(learned) else 0.0
         keys = ["user_id", "item_id", "timestamp"]
         users = pl.concat([events["user_id"], examples["user_id"]]).unique().sort()
         self.fit(events, events.join(learned.select(keys), how="semi", on=keys), codes, users)
@@ -252,7 +253,8 @@ class ClickTask(HistoryTask):
         rows = np.where(real, self.examples.items[places], 0)
         candidates = self.catalogue.take(rows)
         if self.crossed:
-            of_items = torch.from_numpy(item_crosses(self.seen, self.likes, rows, self.examples.times[places]))
+            times = self.examples.times[places]
+            of_items = torch.from_numpy(item_crosses(self.seen, self.likes, self.base_rate, rows, times))
             crosses = torch.cat([of_items, history_crosses(history, candidates)], -1)
             candidates = candidates._replace(crosses=crosses)
         return Batch(

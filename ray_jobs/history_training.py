@@ -3,6 +3,7 @@
 import sys
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pydantic
 
 from models.identity import version_of
@@ -13,14 +14,14 @@ from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.entrypoint import serve_pipes
-from ray_jobs.history_data import Inputs
-from ray_jobs.history_task import ClickTask
+from ray_jobs.history_data import SPLIT_NAMES, Inputs
+from ray_jobs.history_task import ClickTask, HistoryConfig
 from ray_jobs.next_item_task import NextItemTask
 from ray_jobs.training import Fitted, fit
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Bump when a network, its inputs or its training change."""
 WRAPPED = "network."
 Objective = Literal["click", "next_item"]
@@ -86,6 +87,15 @@ class Result(pydantic.BaseModel, frozen=True):
 
 class HistoryClickTask(ClickTask):
     """Likes, for the comparison of models: the test split is not looked at in training."""
+
+    def __init__(self, config: HistoryConfig):
+        super().__init__(config)
+        for at, split in enumerate(SPLIT_NAMES):
+            if len(np.unique(self.examples.labels[self.examples.splits == at])) < 2:
+                raise ValueError(
+                    f"The examples of the split {split} do not have both labels, so that AUC says nothing: check "
+                    "`label` in interactions/splits, or give the split more days."
+                )
 
     def final_metrics(self, model: Any) -> dict[str, float]:
         """Metrics of `valid`."""

@@ -21,6 +21,7 @@ from models.long_history.leave_one_out import (
     cut_anchored_blocks,
     cut_windows,
     held_out,
+    met_before,
     own_earlier_items,
     train_stops,
 )
@@ -91,6 +92,12 @@ class NextItemTask(HistoryTask):
         self.by_states = issubclass(FAMILIES[config.family].model, NextItemModel)
         if not cut_windows(self.events, config.history_events).starts.size:
             raise ValueError("No user has two events to learn from: check interactions/raw_interactions.")
+        for split in SPLIT_NAMES[1:]:
+            if met_before(self.events, self.targets(split)).all():
+                raise ValueError(
+                    f"No user has a {split} target that is new to them, and full ranking leaves out what a user had "
+                    "before: compare the objective `click` on data of repeats."
+                )
 
     @property
     def num_items(self) -> int:

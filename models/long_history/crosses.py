@@ -30,7 +30,6 @@ class Running:
         self.width = len(self.moments) + 1
         self.keys = items[order].astype(np.int64) * self.width + np.searchsorted(self.moments, times[order])
         self.sums = np.concatenate([[0.0], np.cumsum(values[order], dtype=np.float64)])
-        self.mean = float(values.mean()) if len(values) else 0.0
 
     def before(self, items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number and sum of the events of ``items`` strictly before ``times``; both of one shape."""
@@ -40,11 +39,19 @@ class Running:
         return stop - start, self.sums[stop] - self.sums[start]
 
 
-def item_crosses(seen: Running, likes: Running, items: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Events of each item before the moment, and the log-odds of a like by then, smoothed; ... x 2."""
+def item_crosses(seen: Running, likes: Running, base_rate: float, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Events of each item before the moment, and the log-odds of a like by then, smoothed; ... x 2.
+
+    Args:
+        seen: All events.
+        likes: Labelled events.
+        base_rate: Share of likes that an item without a past has: that of the training split.
+        items: Rows of the catalogue.
+        times: Microseconds.
+    """
     count, _ = seen.before(items, times)
     rated, liked = likes.before(items, times)
-    rate = (liked + SMOOTHING * likes.mean) / (rated + SMOOTHING)
+    rate = (liked + SMOOTHING * base_rate) / (rated + SMOOTHING)
     rate = np.clip(rate, 1e-3, 1 - 1e-3)
     return np.stack([count, np.log(rate / (1 - rate))], -1).astype(np.float32)
 

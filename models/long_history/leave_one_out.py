@@ -111,6 +111,15 @@ def cut_anchored_blocks(events: Events, size: int, limit: int, phases: np.ndarra
     return AnchoredBlocks(starts, ends, np.maximum(begins[users], starts - limit))
 
 
+def met_before(events: Events, targets: Targets) -> np.ndarray:
+    """Which targets are items of their user's own past, and so cannot be ranked."""
+    past = own_earlier_items(events, targets)
+    owner = np.repeat(np.arange(len(targets.users)), np.diff(past.indptr_N))
+    met = np.zeros(len(targets.users), bool)
+    met[owner[past.item_X == events.items[targets.places][owner] - 1]] = True
+    return met
+
+
 def own_earlier_items(events: Events, targets: Targets) -> Exclusions:
     """The items of the user's own events before each target; they are not ranked. Items by row of the catalogue - 1."""
     owner = np.repeat(np.arange(len(events.offsets) - 1), np.diff(events.offsets))

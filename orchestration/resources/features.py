@@ -40,7 +40,7 @@ class FeastFeatures(Features):
     registry_url: str = pydantic.Field(description="SQLAlchemy URL of Feast's registry.")
     project: str = pydantic.Field(default="belvedere", description="Feast project.")
     duckdb_memory_limit: str = pydantic.Field(
-        default="1GB", description="Memory that an offline join may take before it spills to disk, e.g. `4GB`."
+        default="512MB", description="Memory that an offline join may take before it spills to disk, e.g. `4GB`."
     )
 
     @abstractmethod

@@ -4,6 +4,7 @@ import datetime as dt
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -169,3 +170,20 @@ def test_crosses_are_read_by_models_that_have_them_and_are_of_the_past(seeded):
     )
     assert train(config_of(seeded, "mtgr", "click")).trained
     assert next(iter(build_task(config_of(seeded, "din", "click")).train_batches(1, 0, 1))).candidates.crosses is None
+
+
+def test_a_split_of_one_label_is_refused_in_a_sentence(seeded):
+    splits = seeded.read(SPLITS)
+    liked = pc.if_else(pc.equal(splits["split"], "test"), pa.scalar(1, pa.int8()), splits["label"])
+    seeded.write(SPLITS, splits.set_column(splits.schema.get_field_index("label"), "label", liked), "all-liked")
+    with pytest.raises(ValueError, match="examples of the split test do not have both labels"):
+        build_task(config_of(seeded, "din", "click"))
+
+
+def test_data_of_repeats_has_no_next_item_and_says_so(seeded):
+    events = seeded.read(RAW_INTERACTIONS)
+    same = pa.array(["i1"] * len(events))
+    repeats = events.set_column(events.schema.get_field_index("item_id"), "item_id", same)
+    seeded.write(RAW_INTERACTIONS, repeats, "repeats")
+    with pytest.raises(ValueError, match="No user has a valid target that is new to them"):
+        build_task(config_of(seeded, "sasrec"))

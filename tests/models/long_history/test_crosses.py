@@ -13,13 +13,13 @@ def test_an_items_past_ends_strictly_before_the_moment():
     items, times, labels = rng.integers(1, 6, 80), rng.integers(0, 9, 80), rng.integers(0, 2, 80).astype(float)
     asked, moments = rng.integers(0, 8, (5, 6)), rng.integers(-1, 11, (5, 6))
     running = Running(items, times, labels)
-    found = item_crosses(running, running, asked, moments)
+    found = item_crosses(running, running, 0.3, asked, moments)
     for at in np.ndindex(5, 6):
         past = (items == asked[at]) & (times < moments[at])
-        rate = (labels[past].sum() + SMOOTHING * labels.mean()) / (past.sum() + SMOOTHING)
+        rate = (labels[past].sum() + SMOOTHING * 0.3) / (past.sum() + SMOOTHING)
         assert found[at][0] == past.sum() and found[at][1] == pytest.approx(np.log(rate / (1 - rate)), abs=1e-5)
     nothing = Running(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
-    assert item_crosses(running, nothing, asked, moments)[..., 1].max() < 0
+    assert item_crosses(running, nothing, 0.0, asked, moments)[..., 1].max() < 0
 
 
 @pytest.mark.parametrize("coded", [True, False])

@@ -7,6 +7,7 @@ from models.long_history.leave_one_out import (
     cut_anchored_blocks,
     cut_windows,
     held_out,
+    met_before,
     own_earlier_items,
     train_stops,
 )
@@ -62,3 +63,4 @@ def test_items_of_the_users_own_past_are_not_ranked(events):
     for n, (user, place) in enumerate(zip(found.users, found.places, strict=True)):
         items = excluded.item_X[excluded.indptr_N[n] : excluded.indptr_N[n + 1]]
         assert sorted(items) == sorted({*(repeated.items[repeated.offsets[user] : place] - 1)})
+        assert met_before(repeated, found)[n] == (repeated.items[place] - 1 in items)
