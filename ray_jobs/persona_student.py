@@ -156,6 +156,12 @@ def student_tokens(request: Request) -> int:
     return int(said + len(request.interests) * TOKENS_PER_CLAIM + len(request.anchors) * TOKENS_PER_TOPIC)
 
 
+def most_student_tokens(request: Request) -> int:
+    """About how many tokens a user costs at most: an answer that nothing ends."""
+    said = sum(count_tokens(m.content) for m in student_messages()) + count_tokens(ask_student(request).user)
+    return int(said + MAX_ANSWER_TOKENS)
+
+
 def load_student(engine: LanguageEngineConfig, student: StudentConfig) -> LanguageEngine:
     """Loads the base with the student's adapter merged in, or the endpoint that serves both.
 
