@@ -30,7 +30,7 @@ from ray_jobs.persona_examined import Held, parameters_of
 from ray_jobs.persona_held import held_users, plan_examination
 from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, part_of, put_lessons, read_lessons, teach
 from ray_jobs.persona_planning import make_plan
-from ray_jobs.persona_student import student_digest
+from ray_jobs.persona_student import ANSWER_SCHEMA, student_digest
 from ray_jobs.persona_student_training import TaskConfig, build_task
 from ray_jobs.persona_writers import StudentConfig, tokens_of, writer_identity
 from ray_jobs.training import Fitted, fit
@@ -81,7 +81,7 @@ class Config(pydantic.BaseModel, frozen=True):
         """Version of the figures: inputs, models, prompts, parameters and code, not where it runs nor what is asked."""
         where = {"warehouse", "artifacts", "engine", "workers", "use_gpu", "acceleration", "cpus"}
         said = self.model_dump(mode="json", exclude=where | {"users_per_batch", "num_actors", "bounds", "recompute"})
-        code = [LESSONS_VERSION, TRAINING_VERSION, EXAMINATION_VERSION]
+        code = [LESSONS_VERSION, TRAINING_VERSION, EXAMINATION_VERSION, ANSWER_SCHEMA]
         return version_of(code=code, identity=self._identity, prompt=student_digest(), **said)
 
     @property
@@ -123,7 +123,8 @@ class Config(pydantic.BaseModel, frozen=True):
         """
         asked = [(user.user_id, user.request, user.seen_until) for user in held]
         knobs = parameters_of(self.interests, self.exploration)
-        return f"{training}-{version_of(code=EXAMINATION_VERSION, teacher=self._identity, asked=asked, knobs=knobs)}"
+        code = [EXAMINATION_VERSION, ANSWER_SCHEMA]
+        return f"{training}-{version_of(code=code, teacher=self._identity, asked=asked, knobs=knobs)}"
 
 
 class ArmResult(pydantic.BaseModel, frozen=True):
