@@ -7,6 +7,7 @@ import datetime as dt
 
 import dagster as dg
 import pyarrow as pa
+import pydantic
 import pytest
 
 from assets.clusters.cluster_profiles import cluster_profiles
@@ -195,4 +196,10 @@ def test_what_cannot_be_is_told_in_one_sentence(tables, materialize):
     assert "An endpoint's model cannot be fine-tuned from here" in failure_of(
         materialize(persona_student, model=served, epochs=1)
     )
+    alone = failure_of(materialize(persona_student, **KNOBS | {"held_share": 0.001}))
+    assert "No user is held out for the verdict: of 3 users 0 with enough history" in alone
+    assert not tables.warehouse().exists(PERSONA_LESSONS), "nothing was paid"
+    for wrong in (0, -5):
+        with pytest.raises(pydantic.ValidationError, match="greater than or equal to 1"):
+            DistillationConfig(examined_users=wrong)
     assert "give teacher or student" in failure_of(materialize(user_personas, writer="parrot"))
