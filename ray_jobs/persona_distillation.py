@@ -149,7 +149,7 @@ class Result(pydantic.BaseModel, frozen=True):
     lessons: str = pydantic.Field(description="Artifact of the lessons.")
     num_lessons: dict[str, int]
     users: dict[str, int] = pydantic.Field(description="Users who teach, who stop the training, and who are examined.")
-    held_out: int = pydantic.Field(description="Held-out users with enough history, of whom some are examined.")
+    held_out: int = pydantic.Field(description="Held-out users with enough history, less those drawn without interest.")
     sentences_asked: int
     sentences_passed: int
     llm_calls: int = pydantic.Field(description="Of the teacher, for lessons that were not kept yet.")
