@@ -7,7 +7,9 @@ import functools
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pydantic
@@ -25,17 +27,18 @@ from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.language.engine import EngineSetupError, LanguageEngineConfig
 from ray_jobs.persona_evaluation import examine, outcomes
 from ray_jobs.persona_examined import Held, parameters_of
+from ray_jobs.persona_held import held_users, plan_examination
 from ray_jobs.persona_lessons import DEV, HELD, TRAIN, Lesson, part_of, put_lessons, read_lessons, teach
-from ray_jobs.persona_planning import Plan, earlier, later, make_plan, read_history
-from ray_jobs.persona_student import student_digest
+from ray_jobs.persona_planning import make_plan
+from ray_jobs.persona_student import ANSWER_SCHEMA, student_digest
 from ray_jobs.persona_student_training import TaskConfig, build_task
 from ray_jobs.persona_writers import StudentConfig, tokens_of, writer_identity
 from ray_jobs.training import Fitted, fit
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
-CODE_VERSION = "1"
-"""Bump when lessons, training or examination change."""
+LESSONS_VERSION, TRAINING_VERSION, EXAMINATION_VERSION = "1", "2", "2"
+"""Bump what changes: lessons are paid for, trainings take long, and neither is repeated for the sake of the others."""
 STUDENT_FILE = "student.json"
 
 
@@ -48,11 +51,15 @@ class Config(pydantic.BaseModel, frozen=True):
     engine: LanguageEngineConfig = pydantic.Field(description="The teacher's model, and the student's base.")
     interests: InterestConfig = pydantic.Field(InterestConfig(), description="Knobs of the interests.")
     exploration: ExplorationConfig = pydantic.Field(ExplorationConfig(), description="Knobs of the explorations.")
-    token_budget: int = pydantic.Field(300_000, ge=0, description="Tokens that the teacher's personas may cost.")
+    token_budget: int = pydantic.Field(300_000, ge=0, description="Tokens that the teacher's lessons may cost.")
     max_new_tokens: int = pydantic.Field(40, ge=8, description="Token limit of a sentence of the teacher.")
     held_events: float = pydantic.Field(0.2, gt=0, lt=1, description="Newest share of a history that judges personas.")
     dev_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users whose loss stops the training.")
     held_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users that only the verdict sees.")
+    examined_users: int = pydantic.Field(60, ge=1, description="Most held-out users that the verdict rests on.")
+    examination_budget: int = pydantic.Field(
+        250_000, ge=1, description="Tokens that all writers together may cost for them, beside `token_budget`."
+    )
     lora: LoraSettings = pydantic.Field(LoraSettings(), description="Size and place of the adapter.")
     training: TrainingOptions = pydantic.Field(
         TrainingOptions(epochs=3, patience=1, learning_rate=5e-4, warmup_steps=4, epoch_decay=0.7, weight_decay=0.0),
@@ -60,6 +67,7 @@ class Config(pydantic.BaseModel, frozen=True):
     )
     batch_size: int = pydantic.Field(8, ge=1, description="Lessons in a step.")
     max_tokens: int = pydantic.Field(512, ge=16, description="Longer lessons are left out.")
+    recompute: bool = pydantic.Field(False, description="Whether the backward pass computes activations anew.")
     bounds: Bounds = pydantic.Field(Bounds(), description="What is asked of a student that is released.")
     workers: int = pydantic.Field(0, ge=0, description="Ray Train workers; 0 trains in the job's own process.")
     use_gpu: bool = pydantic.Field(False, description="Whether workers and actors get a GPU each.")
@@ -69,17 +77,54 @@ class Config(pydantic.BaseModel, frozen=True):
     num_actors: int = pydantic.Field(1, ge=1, description="Loaded teachers.")
 
     @property
-    def name(self) -> str:
-        """Version of the training: inputs, models, prompts, parameters and code, not where it runs."""
+    def version(self) -> str:
+        """Version of the figures: inputs, models, prompts, parameters and code, not where it runs nor what is asked."""
         where = {"warehouse", "artifacts", "engine", "workers", "use_gpu", "acceleration", "cpus"}
-        said = self.model_dump(mode="json", exclude=where | {"users_per_batch", "num_actors", "bounds"})
-        identity = {"engine": self.engine.identity, "prompt": student_digest()} | writer_identity(None)
-        return "student-" + version_of(code=CODE_VERSION, identity=identity, **said)
+        said = self.model_dump(mode="json", exclude=where | {"users_per_batch", "num_actors", "bounds", "recompute"})
+        code = [LESSONS_VERSION, TRAINING_VERSION, EXAMINATION_VERSION, ANSWER_SCHEMA]
+        return version_of(code=code, identity=self._identity, prompt=student_digest(), **said)
 
     @property
     def teacher_prompts(self) -> str:
         """Digest of the teacher's prompts."""
         return writer_identity(None)["prompts"]
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"engine": self.engine.identity, "max_new_tokens": self.max_new_tokens} | writer_identity(None)
+
+    def lesson_identity(self) -> dict[str, Any]:
+        """What decides a lesson beside its request."""
+        return self._identity | {"code": LESSONS_VERSION, "student": student_digest()}
+
+    def training_name(self, lessons: str) -> str:
+        """Version of a training: by what is learned and how, so that equal lessons are learned once.
+
+        Args:
+            lessons: Their artifact, which is named by content.
+        """
+        return "student-" + version_of(
+            code=TRAINING_VERSION,
+            engine=self.engine.identity,
+            prompt=student_digest(),
+            lessons=lessons,
+            lora=self.lora,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            training=self.training.model_dump(mode="json"),
+        )
+
+    def examination_name(self, training: str, held: Sequence[Held]) -> str:
+        """Version of an examination: what was trained, who is asked what, and by which teacher.
+
+        Args:
+            training: Name of the training.
+            held: The users: those who are forgotten make room for others.
+        """
+        asked = [(user.user_id, user.request, user.seen_until) for user in held]
+        knobs = parameters_of(self.interests, self.exploration)
+        code = [EXAMINATION_VERSION, ANSWER_SCHEMA]
+        return f"{training}-{version_of(code=code, teacher=self._identity, asked=asked, knobs=knobs)}"
 
 
 class ArmResult(pydantic.BaseModel, frozen=True):
@@ -98,11 +143,13 @@ class Result(pydantic.BaseModel, frozen=True):
 
     fitted: Fitted
     arms: list[ArmResult]
+    examination: str = pydantic.Field(description="Name of the examination that the figures are of.")
     gates: list[Gate] = pydantic.Field(description="Conditions of a release, and what became of each.")
     student: StudentConfig
     lessons: str = pydantic.Field(description="Artifact of the lessons.")
     num_lessons: dict[str, int]
-    users: dict[str, int] = pydantic.Field(description="Users of each part.")
+    users: dict[str, int] = pydantic.Field(description="Users who teach, who stop the training, and who are examined.")
+    held_out: int = pydantic.Field(description="Held-out users with enough history, less those drawn without interest.")
     sentences_asked: int
     sentences_passed: int
     llm_calls: int = pydantic.Field(description="Of the teacher, for lessons that were not kept yet.")
@@ -125,16 +172,27 @@ def run(config: Config) -> Result:
 
     Raises:
         EngineSetupError: If the model is behind an endpoint, where it cannot be trained.
+        ValueError: If nobody is held out, or no lesson is left.
     """
     if config.engine.kind != "transformers":
         raise EngineSetupError(
             "An endpoint's model cannot be fine-tuned from here: give its checkpoint folder (BELVEDERE_LLM_MODEL) and "
             "no BELVEDERE_LLM_BASE_URL for this job, then serve the adapter there."
         )
-    plan = _plan(config)
-    parts = [part_of(u, config.training.seed, config.dev_share, config.held_share) for u in plan.users["user_id"]]
-    users = plan.users.with_columns(pl.Series("part", parts, pl.String))
-    learning = users.filter(pl.col("part") != HELD)
+    # First: what has nobody to be judged by need not be taught.
+    examination = plan_examination(
+        config.warehouse,
+        interests=config.interests,
+        exploration=config.exploration,
+        held_events=config.held_events,
+        seed=config.training.seed,
+        dev_share=config.dev_share,
+        held_share=config.held_share,
+        examined_users=config.examined_users,
+        token_budget=config.examination_budget,
+        max_new_tokens=config.max_new_tokens,
+    )
+    learning = learning_users(config)
     gpus = 1.0 if config.use_gpu else 0.0
     spent = teach(
         config.warehouse,
@@ -162,11 +220,12 @@ def run(config: Config) -> Result:
         training=config.training,
         batch_size=config.batch_size,
         max_tokens=config.max_tokens,
+        recompute=config.recompute,
     )
     fitted = fit(
         build_task,
         task,
-        name=config.name,
+        name=config.training_name(artifact),
         artifacts=config.artifacts,
         options=config.training,
         workers=config.workers,
@@ -175,15 +234,19 @@ def run(config: Config) -> Result:
         cpus_per_worker=config.cpus,
     )
     student = keep_student(config, fitted)
-    arms, found = _examine(config, plan, users.filter(pl.col("part") == HELD), student, gpus)
+    held = held_users(config.warehouse, examination, config.held_events)
+    name = config.examination_name(fitted.name, held)
+    arms, found = _examine(config, name, held, student, gpus)
     return Result(
         fitted=fitted,
         arms=arms,
+        examination=name,
         gates=found,
         student=student,
         lessons=artifact,
         num_lessons={part: len(rows) for part, rows in lessons.items()},
-        users={part: parts.count(part) for part in (TRAIN, DEV, HELD)},
+        users={part: int((learning["part"] == part).sum()) for part in (TRAIN, DEV)} | {HELD: len(held)},
+        held_out=examination.num_eligible,
         sentences_asked=int(known["sentences_asked"].sum()),
         sentences_passed=int(known["sentences_passed"].sum()),
         llm_calls=spent.calls,
@@ -211,31 +274,27 @@ def keep_student(config: Config, fitted: Fitted) -> StudentConfig:
     return student
 
 
-def _plan(config: Config) -> Plan:
-    """Requests of the most active users from the earlier part of their histories."""
-    return make_plan(
+def learning_users(config: Config) -> pl.DataFrame:
+    """The most active users whose lessons the budget covers, with their ``part``: `TRAIN` or `DEV`.
+
+    The budget is cut before the held-out users are left out: whom it reaches does not depend on the shares.
+    """
+    plan = make_plan(
         config.warehouse,
         interests=config.interests,
         exploration=config.exploration,
         token_budget=config.token_budget,
         tokens_of=functools.partial(tokens_of, "teacher", max_new_tokens=config.max_new_tokens),
-        identity={
-            "engine": config.engine.identity,
-            "max_new_tokens": config.max_new_tokens,
-            "code": CODE_VERSION,
-            "student": student_digest(),
-        }
-        | writer_identity(None),
+        identity=config.lesson_identity(),
         held_share=config.held_events,
     )
+    parts = [part_of(u, config.training.seed, config.dev_share, config.held_share) for u in plan.users["user_id"]]
+    return plan.users.with_columns(pl.Series("part", parts, pl.String)).filter(pl.col("part") != HELD)
 
 
 def _examine(
-    config: Config, plan: Plan, users: pl.DataFrame, student: StudentConfig, gpus: float
+    config: Config, name: str, held: list[Held], student: StudentConfig, gpus: float
 ) -> tuple[list[ArmResult], list[Gate]]:
-    if not users.height:
-        raise ValueError("No user is held out for the verdict: raise token_budget or held_share.")
-    held = _held(config, plan, users)
     examined = examine(
         held,
         config.engine,
@@ -243,8 +302,7 @@ def _examine(
         config.max_new_tokens,
         warehouse=config.warehouse,
         artifacts=config.artifacts,
-        # By who is held out, too: users who are forgotten make room for others under the same name.
-        name=f"{config.name}-{version_of(requests=[user.request for user in held])}",
+        name=name,
         parameters=parameters_of(config.interests, config.exploration),
         cpus=config.cpus,
         gpus=gpus,
@@ -263,35 +321,6 @@ def _examine(
         for arm, found in examined.items()
     ]
     return arms, gates(told["student"], teacher, config.bounds)
-
-
-def _held(config: Config, plan: Plan, users: pl.DataFrame) -> list[Held]:
-    """Each held-out user with what is asked, and what was known and liked later."""
-    history = read_history(config.warehouse, users["user_id"].to_list(), config.held_events)
-    known = earlier(history).drop_nulls("cluster")
-    liked = later(history).filter("liked").drop_nulls("cluster")
-    clusters = {
-        name: dict(rows.group_by("user_id").agg(pl.col("cluster").unique().sort()).iter_rows())
-        for name, rows in (("known", known), ("later", liked))
-    }
-    told = {
-        name: {user: rows.to_dicts() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
-        for name, frame in (("interests", plan.interests), ("candidates", plan.candidates))
-    }
-    seen = dict(earlier(history).group_by("user_id").agg(pl.col("position").max()).iter_rows())
-    return [
-        Held(
-            user,
-            request,
-            shares={i["cluster"]: i["share"] for i in told["interests"][user]},
-            known=clusters["known"].get(user, []),
-            later=clusters["later"].get(user, []),
-            interests=told["interests"][user],
-            candidates=told["candidates"].get(user, []),
-            seen_until=seen[user],
-        )
-        for user, request in users.select("user_id", "request").iter_rows()
-    ]
 
 
 if __name__ == "__main__":

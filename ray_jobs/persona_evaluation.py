@@ -45,7 +45,7 @@ class Examination(pydantic.BaseModel, frozen=True):
 
 
 class Examiner:
-    """Batch actor: has arms write for the held-out users, and takes the time. Each model is loaded once.
+    """Batch actor: has arms write for the held-out users, and takes the time. A model is loaded where it changes.
 
     Args:
         engine: The language model.
@@ -119,7 +119,9 @@ def examine(
         return f"persona_examinations/{name}-{arm}"
 
     missing = [
-        arm for arm in ARMS if not artifacts.exists(kept(arm)) or (arm in KEPT_OF and not is_kept(warehouse, arm, name))
+        arm
+        for arm in TURNS
+        if not artifacts.exists(kept(arm)) or (arm in KEPT_OF and not is_kept(warehouse, arm, name))
     ]
     if missing:
         blocks = [pa.table({"arm": [arm] * len(held), "request": [user.request for user in held]}) for arm in missing]

@@ -35,10 +35,15 @@ class Lesson(NamedTuple):
     answer: str
 
 
-def part_of(user_id: str, seed: int, dev_share: float, held_share: float) -> str:
-    """The part that a user belongs to: a seeded hash of the user, so that no user is in two and none ever moves."""
+def place_of(user_id: str, seed: int) -> float:
+    """A seeded hash of the user, in [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{user_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def part_of(user_id: str, seed: int, dev_share: float, held_share: float) -> str:
+    """The part that a user belongs to, by the user's place alone: no user is in two, and none ever moves."""
+    place = place_of(user_id, seed)
     return HELD if place < held_share else DEV if place < held_share + dev_share else TRAIN
 
 

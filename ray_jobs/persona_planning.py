@@ -240,8 +240,10 @@ def make_plan(
     identity: dict[str, Any],
     user_ids: list[str] | None = None,
     held_share: float = 0.0,
+    choose: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    most_users: int | None = None,
 ) -> Plan:
-    """Plans the personas of the most active users that a token budget covers.
+    """Plans the personas of the most active users that a token budget covers, or of others in another order.
 
     The budget is what the table costs when nothing is cached, so that the users in it do not depend on what was paid
     before.
@@ -255,9 +257,13 @@ def make_plan(
         identity: Whatever else decides the text: prompts, model, parameters.
         user_ids: Users that are looked at; all by default.
         held_share: The newest share of each user's events is not looked at: what personas are judged by.
+        choose: Takes the users with enough history (`eligible_users`) and gives those that count, in their order.
+        most_users: Most users of the plan.
     """
     activity = count_activity(warehouse, user_ids)
     eligible = eligible_users(activity, interests)
+    if choose is not None:
+        eligible = choose(eligible)
     # No user costs less than this, so more users need not be read.
     least = tokens_of(Request(interests=[Interest(cluster=0, label="", titles=[])], anchors=[]))
     looked_at = eligible.head(token_budget // least)
@@ -272,7 +278,7 @@ def make_plan(
             num_considered += 1
             continue
         tokens = tokens_of(request)
-        if spent + tokens > token_budget:
+        if spent + tokens > token_budget or len(rows) == most_users:
             break
         spent += tokens
         num_considered += 1

@@ -20,6 +20,8 @@ from ray_jobs.prompts import load_prompt, prompt_digest
 
 PROMPT = "persona_student"
 MAX_ANSWER_TOKENS = 256
+ANSWER_SCHEMA = "2"
+"""Bump when answers are held to another schema, or judged by other gates."""
 # Of a fine-tuned answer: a sentence with its numbers, and a topic.
 TOKENS_PER_CLAIM, TOKENS_PER_TOPIC = 40, 14
 
@@ -31,20 +33,25 @@ class Question(NamedTuple):
         user: The user message.
         interests: The interest of each numbered item, from 1.
         titles: Its title.
+        items: Of each interest that is asked for the numbers of its items.
         topics: Topics that may be chosen next to each anchor.
-        num_claims: Sentences that are asked for.
     """
 
     user: str
     interests: tuple[Interest, ...]
     titles: tuple[str, ...]
+    items: tuple[tuple[int, ...], ...]
     topics: tuple[tuple[str, ...], ...]
-    num_claims: int
+
+    @property
+    def num_claims(self) -> int:
+        """Sentences that are asked for."""
+        return len(self.items)
 
     @property
     def schema(self) -> dict[str, Any]:
         """What holds the answer."""
-        return answer_schema(len(self.titles), self.num_claims, self.topics)
+        return answer_schema(self.items, self.topics)
 
     def parse(self, text: str) -> Answer | Problem:
         """The answer, or what is wrong with its form."""
@@ -65,21 +72,20 @@ def student_messages() -> tuple[Message, ...]:
 
 def ask_student(request: Request) -> Question:
     """Both tasks of a user in one message: items by topic, numbered through, and what may be new next to them."""
-    lines, interests, titles = ["<person>"], [], []
+    lines, interests, titles, items = ["<person>"], [], [], []
     for interest in request.interests:
         numbered = []
         for title in interest.titles:
             titles.append(title)
             interests.append(interest)
             numbered.append(f"{len(titles)} {plain(title)}")
+        items.append(tuple(range(len(titles) - len(numbered) + 1, len(titles) + 1)))
         lines.append(f"{topic(interest.label)}: {'; '.join(numbered)}")
     topics = []
     for anchor in request.anchors:
         topics.append(tuple(plain(label) for label in anchor.candidate_labels))
         lines.append(f"new, next to {topic(anchor.label)}: {'; '.join(topics[-1])}")
-    return Question(
-        "\n".join([*lines, "</person>"]), tuple(interests), tuple(titles), tuple(topics), len(request.interests)
-    )
+    return Question("\n".join([*lines, "</person>"]), tuple(interests), tuple(titles), tuple(items), tuple(topics))
 
 
 def judge(answer: Answer, question: Question) -> tuple[list[tuple[Interest, str]], list[Problem]]:
@@ -154,6 +160,12 @@ def student_tokens(request: Request) -> int:
     """About how many tokens a user costs the student: prompt and answer."""
     said = sum(count_tokens(m.content) for m in student_messages()) + count_tokens(ask_student(request).user)
     return int(said + len(request.interests) * TOKENS_PER_CLAIM + len(request.anchors) * TOKENS_PER_TOPIC)
+
+
+def most_student_tokens(request: Request) -> int:
+    """About how many tokens a user costs at most: an answer that nothing ends."""
+    said = sum(count_tokens(m.content) for m in student_messages()) + count_tokens(ask_student(request).user)
+    return int(said + MAX_ANSWER_TOKENS)
 
 
 def load_student(engine: LanguageEngineConfig, student: StudentConfig) -> LanguageEngine:

@@ -30,6 +30,7 @@ class TaskConfig(pydantic.BaseModel, frozen=True):
     training: TrainingOptions = pydantic.Field(description="How it is trained.")
     batch_size: int = pydantic.Field(8, ge=1, description="Lessons in a step, of all workers.")
     max_tokens: int = pydantic.Field(512, ge=16, description="Longer lessons are left out.")
+    recompute: bool = pydantic.Field(False, description="Whether the backward pass computes activations anew.")
 
 
 class Batch(NamedTuple):
@@ -106,7 +107,11 @@ class StudentTask(Task):
         from transformers import AutoModelForCausalLM
 
         base = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
-        return AdaptedModel(base, self.config.lora)
+        model = AdaptedModel(base, self.config.lora)
+        if self.config.recompute:
+            # After the adapter: PEFT would else have frozen embeddings take part in the backward pass.
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
 
     def train_batches(self, epoch: int, rank: int, world: int) -> Iterator[Batch]:
         """See `Task.train_batches`."""

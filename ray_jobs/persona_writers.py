@@ -54,9 +54,9 @@ def writer_identity(student: StudentConfig | None) -> dict[str, str]:
     """What of the writer, beside its engine, decides the text."""
     if student is None:
         return {"prompts": prompts_digest()}
-    from ray_jobs.persona_student import student_digest
+    from ray_jobs.persona_student import ANSWER_SCHEMA, student_digest
 
-    return {"prompts": student_digest(), "student": student.version}
+    return {"prompts": student_digest(), "student": student.version, "schema": ANSWER_SCHEMA}
 
 
 def tokens_of(writer: WriterKind, request: Request, max_new_tokens: int) -> int:

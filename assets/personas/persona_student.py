@@ -18,14 +18,14 @@ from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS, SPLITS
 from ray_jobs.tables.personas import PERSONA_STUDENTS
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 INPUTS = (SPLITS, ITEMS, SEMANTIC_IDS, CLUSTER_PROFILES)
 
 
 class DistillationConfig(dg.Config):
     """Knobs of lessons, training and gates."""
 
-    token_budget: int = pydantic.Field(300_000, ge=1, description="Tokens that the teacher's personas may cost.")
+    token_budget: int = pydantic.Field(300_000, ge=1, description="Tokens that the teacher's lessons may cost.")
     max_interests: int = pydantic.Field(3, ge=1, description="Interests of a persona.")
     num_explorations: int = pydantic.Field(2, ge=0, description="Novel topics of a persona.")
     min_events: int = pydantic.Field(10, ge=1, description="Least number of events of a user with enough history.")
@@ -33,6 +33,10 @@ class DistillationConfig(dg.Config):
     held_events: float = pydantic.Field(0.2, gt=0, lt=1, description="Newest share of a history that judges personas.")
     dev_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users whose loss stops the training.")
     held_share: float = pydantic.Field(0.1, gt=0, lt=1, description="Share of the users that only the verdict sees.")
+    examined_users: int = pydantic.Field(60, ge=1, description="Most held-out users that the verdict rests on.")
+    examination_budget: int = pydantic.Field(
+        250_000, ge=1, description="Tokens that all writers together may cost for them, beside `token_budget`."
+    )
     rank: int = pydantic.Field(16, ge=1, description="Rank of the adapter.")
     alpha: int = pydantic.Field(32, ge=1, description="The adapter's update is scaled by alpha / rank.")
     epochs: int = pydantic.Field(3, ge=1, description="Most epochs.")
@@ -41,6 +45,7 @@ class DistillationConfig(dg.Config):
     batch_size: int = pydantic.Field(8, ge=1, description="Lessons in a step.")
     max_tokens: int = pydantic.Field(512, ge=16, description="Longer lessons are left out.")
     amp: str = pydantic.Field("off", description="`off` or `bf16`.")
+    recompute: bool = pydantic.Field(False, description="Half the memory, half as long again: no activation is kept.")
     seed: int = pydantic.Field(0, description="Seed of the parts, the adapter and the order.")
     min_ifr: float = pydantic.Field(0.95, ge=0, le=1, description="Gate: least instruction following rate.")
     grounding_margin: float = pydantic.Field(0.05, ge=0, description="Gate: grounding below the teacher's by at most.")
@@ -79,7 +84,7 @@ def persona_student(
     """
     report = Report(PERSONA_STUDENTS)
     job = job_config(config, tables, ray_jobs, language_model)
-    version = version_of(student=job.name, bounds=job.bounds, code=CODE_VERSION)
+    version = version_of(student=job.version, bounds=job.bounds, code=CODE_VERSION)
     if tables.is_current(PERSONA_STUDENTS, version):
         rows = tables.read(PERSONA_STUDENTS).to_pylist()
         return report.unchanged(
@@ -112,7 +117,7 @@ def job_config(config: DistillationConfig, tables: Tables, ray_jobs: RayJobs, la
     asked = config.model_dump()
     job = persona_distillation.Config
     standard = job.model_fields["training"].default.model_dump()
-    own = ("token_budget", "held_events", "dev_share", "held_share", "batch_size", "max_tokens")
+    own = ("token_budget", "held_events", "dev_share", "held_share", "examined_users", "examination_budget")
     return job(
         warehouse=tables.warehouse(),
         artifacts=tables.artifacts(),
@@ -124,7 +129,7 @@ def job_config(config: DistillationConfig, tables: Tables, ray_jobs: RayJobs, la
         training=TrainingOptions(**standard | {k: v for k, v in asked.items() if k in TrainingOptions.model_fields}),
         bounds=Bounds(**{k: asked[k] for k in ("min_ifr", "grounding_margin", "recall_margin", "min_users")}),
         **ray_jobs.placement(),
-        **{name: asked[name] for name in own},
+        **{name: asked[name] for name in (*own, "batch_size", "max_tokens", "recompute")},
     )
 
 
@@ -165,6 +170,8 @@ def said_of(done: Any) -> dict[str, Any]:
         "lessons": done.lessons,
         **{f"lessons_{part}": count for part, count in done.num_lessons.items()},
         **{f"users_{part}": count for part, count in done.users.items()},
+        "users_held_out": done.held_out,
+        "examination_tokens": round(sum(arm.tokens_per_user for arm in done.arms) * done.users["held"]),
         "sentences_passed": f"{done.sentences_passed:,} of {done.sentences_asked:,}",
         "student_version": done.student.version,
         "training_curve": loss_curve(fitted.history, fitted.best_epoch),

@@ -1,4 +1,4 @@
-"""Students in MLflow's registry: one run and one version a training, the alias `champion` on what was released."""
+"""Students in MLflow's registry: one run and one version a judgement, the alias `champion` on what was released."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ def register(
     inputs: dict[str, str],
     teacher: dict[str, str],
 ) -> str:
-    """Logs a training with its verdict and registers its adapter, each unless MLflow has it; a released one serves.
+    """Logs a judged training and registers its adapter, each unless MLflow has it; a released one serves.
 
     Args:
         context: The step's context.
@@ -93,26 +93,34 @@ def register(
     mlflow = tracking.connect(EXPERIMENT)
     client = mlflow.MlflowClient()
     verdict = done.verdict
-    wanted = f"name = '{REGISTERED}' and tags.student_version = '{done.student.version}' and tags.verdict = '{verdict}'"
+    judged = {"student_version": done.student.version, "examination": done.examination, "verdict": verdict}
+    wanted = " and ".join([f"name = '{REGISTERED}'", *(f"tags.{name} = '{value}'" for name, value in judged.items())])
     known = client.search_model_versions(wanted)
     if not known:
         tags = {f"version.{name}": version for name, version in inputs.items()}
         tags |= {f"teacher.{name}": value for name, value in teacher.items()}
-        tags |= {
-            "student_version": done.student.version,
+        tags |= judged | {
             "student_prompt": done.student.prompt,
             "base_revision": done.student.base,
             "artifact": done.student.artifact,
             "lessons": done.lessons,
-            "verdict": verdict,
             "failed_gates": " ".join(done.failed) or "none",
         }
         _log(mlflow, context, tracking, tables, done, params, tags)
         known = client.search_model_versions(wanted)
     if not done.failed:
-        serve(client, REGISTERED, CHAMPION, PREVIOUS, str(known[0].version))
+        _serve(client, str(known[0].version), done.student.version)
     run = client.get_run(known[0].run_id)
     return tracking.run_url(run.info.experiment_id, run.info.run_id)
+
+
+def _serve(client: Any, number: str, student: str) -> None:
+    """Points `champion` to a released version; a student that is only judged anew replaces no other."""
+    standing = client.get_registered_model(REGISTERED).aliases.get(CHAMPION)
+    if standing and client.get_model_version(REGISTERED, standing).tags.get("student_version") == student:
+        client.set_registered_model_alias(REGISTERED, CHAMPION, number)
+    else:
+        serve(client, REGISTERED, CHAMPION, PREVIOUS, number)
 
 
 def _log(

@@ -34,29 +34,16 @@ class Answer(NamedTuple):
     topics: tuple[int, ...]
 
 
-def answer_schema(num_items: int, num_claims: int, topics: Sequence[Sequence[str]]) -> dict[str, Any]:
+def answer_schema(items: Sequence[Sequence[int]], topics: Sequence[Sequence[str]]) -> dict[str, Any]:
     """JSON schema of an answer. Each claim and choice has a key of its own, so that their counts are held, too.
 
+    A claim may cite the items of its own interest only, as the prompt lists them: the teacher sees no others.
+
     Args:
-        num_items: Items of the prompt.
-        num_claims: Interests that are asked for.
+        items: Numbers of the items of each interest that is asked for, in the order of the prompt.
         topics: Topics that may be chosen next to each anchor.
     """
-    claim = {
-        "type": "object",
-        "properties": {
-            ITEMS: {
-                "type": "array",
-                "items": {"type": "integer", "enum": list(range(1, num_items + 1))},
-                "minItems": 1,
-                "maxItems": num_items,
-            },
-            TEXT: {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS},
-        },
-        "required": [ITEMS, TEXT],
-        "additionalProperties": False,
-    }
-    said: dict[str, Any] = {_likes(n): claim for n in range(num_claims)}
+    said: dict[str, Any] = {_likes(n): _claim(numbers) for n, numbers in enumerate(items)}
     said |= {_new(n): {"type": "string", "enum": list(dict.fromkeys(wanted))} for n, wanted in enumerate(topics)}
     return {"type": "object", "properties": said, "required": list(said), "additionalProperties": False}
 
@@ -75,9 +62,9 @@ def parse_answer(text: str, num_items: int, num_claims: int, topics: Sequence[Se
 
     Args:
         text: What the student wrote.
-        num_items: As of `answer_schema`.
-        num_claims: As there.
-        topics: As there.
+        num_items: Items of the prompt.
+        num_claims: Interests that are asked for.
+        topics: As of `answer_schema`.
 
     Returns:
         The answer, or the first way in which it is not what was asked for.
@@ -107,6 +94,19 @@ def parse_answer(text: str, num_items: int, num_claims: int, topics: Sequence[Se
             return Problem("unknown_topic", f"The part {key} is none of the topics that it may be.")
         chosen.append(list(options).index(said[key]))
     return Answer(tuple(claims), tuple(chosen))
+
+
+def _claim(numbers: Sequence[int]) -> dict[str, Any]:
+    cited = {"type": "integer", "enum": list(numbers)}
+    return {
+        "type": "object",
+        "properties": {
+            ITEMS: {"type": "array", "items": cited, "minItems": 1, "maxItems": len(numbers)},
+            TEXT: {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS},
+        },
+        "required": [ITEMS, TEXT],
+        "additionalProperties": False,
+    }
 
 
 def _likes(n: int) -> str:

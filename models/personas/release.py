@@ -9,6 +9,7 @@ import numpy as np
 from models.ranking.bootstrap import Interval, interval, ratio, user_weights
 
 COMPARED = ("grounding", "next_cluster_recall")
+MORE_USERS = "raise examined_users, examination_budget or held_share"
 Verdict = Literal["released", "undecided", "kept back"]
 
 
@@ -143,7 +144,7 @@ def gates(student: Sequence[Outcome], teacher: Sequence[Outcome], bounds: Bounds
     # Recall is of those with later likes alone.
     enough = min(figures["users"], figures["users_with_later_likes"]) >= bounds.min_users
     counted = f"{figures['users']:.0f} held-out users, {figures['users_with_later_likes']:.0f} with later likes"
-    short = f" are too few for a verdict ({bounds.min_users} are wanted): raise token_budget."
+    short = f" are too few for a verdict ({bounds.min_users} are wanted): {MORE_USERS}."
     found = [
         Gate("users", "passed", f"{counted}.") if enough else Gate("users", "undecided", counted + short),
         # A floor of form, of the student alone: nothing is compared.
@@ -162,7 +163,7 @@ def gates(student: Sequence[Outcome], teacher: Sequence[Outcome], bounds: Bounds
         elif high < bound:
             found.append(Gate(name, "failed", f"{said}: the student is worse."))
         else:
-            found.append(Gate(name, "undecided", f"{said}: too few users to tell, raise token_budget or held_share."))
+            found.append(Gate(name, "undecided", f"{said}: too few users to tell, {MORE_USERS}."))
     return found
 
 

@@ -89,6 +89,28 @@ def test_only_answers_count_and_padding_changes_nothing(config):
     assert len(ranks[0]) == len(ranks[1])
 
 
+def test_recomputed_activations_change_memory_and_nothing_else(config):
+    found = []
+    for recompute in (False, True):
+        task = StudentTask(config.model_copy(update={"recompute": recompute}))
+        torch.manual_seed(0)
+        model = task.build_model().train()
+        kept = {}
+
+        def note(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = task.loss(model, collate(task.rows[TRAIN], task.pad_id)).total
+        loss.backward()
+        weights = sum(p.untyped_storage().nbytes() for p in model.parameters())
+        found.append((loss.detach(), [p.grad for p in model.parameters() if p.requires_grad], sum(kept.values())))
+    (loss, grads, kept), (again, gradients, less) = found
+    assert torch.equal(loss, again) and grads and all(map(torch.equal, grads, gradients))
+    assert less < kept - weights
+
+
 def test_only_the_adapter_learns_and_it_is_all_that_is_kept(config):
     fitted = train(config, "one")
     losses = [record["loss"] for record in fitted.history]

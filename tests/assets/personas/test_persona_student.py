@@ -7,6 +7,7 @@ import datetime as dt
 
 import dagster as dg
 import pyarrow as pa
+import pydantic
 import pytest
 
 from assets.clusters.cluster_profiles import cluster_profiles
@@ -18,7 +19,7 @@ from models.personas.answers import Answer, Claim, write_answer
 from orchestration.resources.language_model import EmbeddedLanguageModel, EndpointLanguageModel
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
-from ray_jobs.persona_distillation import _plan
+from ray_jobs.persona_distillation import learning_users
 from ray_jobs.persona_lessons import APPEND_ONLY, HELD, part_of
 from ray_jobs.persona_prompts import Request
 from ray_jobs.persona_student import ask_student
@@ -70,16 +71,13 @@ def materialize(tables, tracking, instance, ray_cluster, checkpoint):
     return run
 
 
-def seed_lessons(tables, checkpoint) -> tuple[int, int]:
-    """What the teacher would have written; the numbers of learning and of held-out users."""
+def seed_lessons(tables, checkpoint) -> int:
+    """What the teacher would have written; the number of learning users."""
     model = EmbeddedLanguageModel(cache_dir="", folder=str(checkpoint))
     job = job_config(DistillationConfig(**KNOBS), tables, LocalRayJobs(), model)
-    users = _plan(job).users
-    rows, held = [], 0
+    users = learning_users(job)
+    rows = []
     for user, key, request in users.select("user_id", "content_key", "request").iter_rows():
-        if part_of(user, job.training.seed, job.dev_share, job.held_share) == HELD:
-            held += 1
-            continue
         question = ask_student(Request.model_validate_json(request))
         claims = {}
         for number, interest in enumerate(question.interests, start=1):
@@ -97,7 +95,7 @@ def seed_lessons(tables, checkpoint) -> tuple[int, int]:
             }
         )
     tables.write(PERSONA_LESSONS, pa.Table.from_pylist(rows, PERSONA_LESSONS.schema), APPEND_ONLY)
-    return len(rows), held
+    return len(rows)
 
 
 def said(result, asset):
@@ -114,7 +112,9 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     seed_captions(tables)
     seed_clusters(tables)
     assert materialize(cluster_profiles).success
-    learning, held = seed_lessons(tables, checkpoint)
+    learning = seed_lessons(tables, checkpoint)
+    held = sum(part_of(f"u{u}", KNOBS["seed"], 0.25, 0.25) == HELD for u in range(14))
+    assert held >= 2
 
     refused = failure_of(materialize(user_personas, writer="student", min_events=3, min_likes=2))
     assert "no released version with the alias champion" in refused and "distil_personas" in refused
@@ -123,7 +123,7 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     told = said(strict, persona_student)
     assert not told["released"] and "are too few for a verdict" in told["failed_gates"]
     assert told["verdict"] != "released" and "- users undecided: " in told["gates"]
-    assert told["users_held"] == held and told["users_train"] + told["users_dev"] == learning
+    assert told["users_held"] == told["users_held_out"] == held and told["users_train"] + told["users_dev"] == learning
     assert told["lessons_train"] + told["lessons_dev"] == learning and told["llm_calls"] == 0
     assert told["training_runs"] == 1 and told["epochs"] == 2 and "data:image/png" in told["fidelity"]
     checks = {c.check_name: c for c in strict.get_asset_check_evaluations()}
@@ -165,6 +165,22 @@ def test_a_student_is_taught_judged_released_and_writes(tables, tracking, instan
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= files
     assert said(materialize(persona_student, **KNOBS | LAX), persona_student)["unchanged"]
 
+    # A job that was killed after the teacher, before the student.
+    teachers = rows["teacher"]["seconds_per_user"]
+    tables.artifacts().remove(f"persona_examinations/{champion.tags['examination']}-student")
+    resumed = said(materialize(persona_student, **KNOBS | LAX | {"min_ifr": 0.01}), persona_student)
+    rows = {row["writer"]: row for row in tables.read(PERSONA_STUDENTS).to_pylist()}
+    assert rows["teacher"]["seconds_per_user"] == teachers and resumed["training_runs"] == 0
+    fewer = said(materialize(persona_student, **KNOBS | LAX, examined_users=1), persona_student)
+    assert fewer["training_runs"] == fewer["llm_calls"] == 0, "equal lessons are learned once"
+    assert fewer["users_held"] == 1 < fewer["users_held_out"] == held
+    assert fewer["student_version"] == released["student_version"]
+    alone = tables.read(PERSONA_EXAMINED)["user_id"].to_pylist()
+    assert len(alone) == 2 and set(alone) < set(of_writer["student"]), "one user, by teacher and student"
+    assert len(client.search_model_versions(f"name = '{REGISTERED}'")) == 3, "one of each judgement"
+    aliases = client.get_registered_model(REGISTERED).aliases
+    assert str(aliases["champion"]) == "3" and "previous" not in aliases, "a student does not replace itself"
+
     written = said(materialize(user_personas, writer="student", min_events=3, min_likes=2), user_personas)
     (coverage,) = tables.read(PERSONA_COVERAGE).to_pylist()
     tried = coverage["users_written"] + coverage["users_failed"]
@@ -180,4 +196,10 @@ def test_what_cannot_be_is_told_in_one_sentence(tables, materialize):
     assert "An endpoint's model cannot be fine-tuned from here" in failure_of(
         materialize(persona_student, model=served, epochs=1)
     )
+    alone = failure_of(materialize(persona_student, **KNOBS | {"held_share": 0.001}))
+    assert "No user is held out for the verdict: of 3 users 0 with enough history" in alone
+    assert not tables.warehouse().exists(PERSONA_LESSONS), "nothing was paid"
+    for wrong in (0, -5):
+        with pytest.raises(pydantic.ValidationError, match="greater than or equal to 1"):
+            DistillationConfig(examined_users=wrong)
     assert "give teacher or student" in failure_of(materialize(user_personas, writer="parrot"))

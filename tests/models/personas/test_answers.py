@@ -7,6 +7,7 @@ import pytest
 
 from models.personas.answers import Answer, Claim, answer_schema, parse_answer, write_answer
 
+ITEMS = [[1, 2], [3]]
 TOPICS = [["film noir", "heist"], ["western"]]
 ANSWER = Answer((Claim((1, 2), "Enjoys slow crime."), Claim((3,), 'Says "war".')), (1, 0))
 
@@ -17,7 +18,7 @@ def changed(**parts):
 
 def test_what_is_written_fits_the_schema_and_is_read_back():
     text = write_answer(ANSWER, TOPICS)
-    jsonschema.validate(json.loads(text), answer_schema(3, 2, TOPICS))
+    jsonschema.validate(json.loads(text), answer_schema(ITEMS, TOPICS))
     assert parse_answer(text, 3, 2, TOPICS) == ANSWER and "\n" not in text
     told = parse_answer('{"likes_1": {"items": [1, 1], "text": " a\tb\x01 "}}', 1, 1, [])
     assert told == Answer((Claim((1,), "a b\x01"),), ())
@@ -47,4 +48,11 @@ def test_every_other_answer_has_a_reason(text, reason):
     assert found.reason == reason
     if reason != "not_json":
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(json.loads(text), answer_schema(3, 2, TOPICS))
+            jsonschema.validate(json.loads(text), answer_schema(ITEMS, TOPICS))
+
+
+def test_a_claim_may_cite_its_own_interest_only():
+    other = changed(likes_2={"items": [2], "text": "x"})
+    assert parse_answer(other, 3, 2, TOPICS).claims[1].items == (2,), "what nothing held is judged by the gates"
+    with pytest.raises(jsonschema.ValidationError, match="2 is not one of"):
+        jsonschema.validate(json.loads(other), answer_schema(ITEMS, TOPICS))

@@ -81,7 +81,7 @@ def test_gates_say_figures_and_bound_in_a_sentence():
     said = {g.name: g.said for g in gates([HALF] + [FULL] * 19, [FULL] * 20, Bounds())}
     assert said["users"] == "20 held-out users, 20 with later likes."
     assert said["grounding"].startswith("grounding less the teacher's is -0.025 [-0.075, +0.000]; -0.050 may be lost")
-    assert said["grounding"].endswith("too few users to tell, raise token_budget or held_share.")
+    assert said["grounding"].endswith("too few users to tell, raise examined_users, examination_budget or held_share.")
 
 
 def test_margins_are_the_users_choice():
