@@ -47,7 +47,7 @@ def fill_store(config: Any) -> None:
     """A record for every content of the plan."""
     import polars as pl
 
-    from ray_jobs.caption_plan import plan
+    from ray_jobs.captions.plan import plan
     from ray_jobs.tables.captions import CAPTION_STORE
 
     wanted = plan(config).wanted
@@ -74,9 +74,9 @@ def main() -> None:
     said = options.parse_args()
 
     from orchestration.resources.language_model import DEFAULT_MODEL, DEFAULT_REVISION
-    from ray_jobs import captioning
     from ray_jobs.artifacts import ArtifactStore
-    from ray_jobs.caption_plan import content_key, contents, item_captions, plan
+    from ray_jobs.captions import captioning
+    from ray_jobs.captions.plan import content_key, contents, item_captions, plan
     from ray_jobs.interpretation.interpreter import InterpreterConfig
     from ray_jobs.language.engine import LanguageEngineConfig
     from ray_jobs.tables.captions import CAPTION_STORE, ITEM_CAPTIONS

@@ -42,8 +42,8 @@ def catalogue(dataset: str, count: int) -> Any:
 
 def interpret_alone(config: Any, rows: list[dict[str, Any]], threads: int) -> dict[str, Any]:
     """The engine alone on ``rows`` of a plan, with validation and repairs: records by content."""
-    from ray_jobs.caption_accounts import CAPTION
-    from ray_jobs.captioner import Captioner
+    from ray_jobs.captions.accounts import CAPTION
+    from ray_jobs.captions.captioner import Captioner
     from ray_jobs.interpretation.interpreter import Content
 
     found: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def main() -> None:
     from assets.captions.item_captions import captioning_config
     from orchestration.resources.interpreter import LanguageModelInterpreter
     from orchestration.resources.tables import LocalTables
-    from ray_jobs.caption_plan import plan
+    from ray_jobs.captions.plan import plan
     from ray_jobs.language.checkpoints import checkpoint_folder
     from ray_jobs.tables.captions import CAPTION_STORE, ITEM_IMAGES
     from ray_jobs.tables.interactions import ITEMS

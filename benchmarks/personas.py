@@ -32,8 +32,8 @@ def requests_of(home: Path, count: int) -> list[Any]:
     """The requests of the most active users."""
     from models.personas.exploration import ExplorationConfig
     from models.personas.interests import InterestConfig
-    from ray_jobs.persona_planning import make_plan
-    from ray_jobs.persona_prompts import Request
+    from ray_jobs.personas.planning import make_plan
+    from ray_jobs.personas.prompts import Request
     from ray_jobs.warehouse import Warehouse
 
     plan = make_plan(
@@ -113,9 +113,9 @@ def main() -> None:
     from orchestration.settings import Settings
     from ray_jobs.language.checkpoints import checkpoint_folder
     from ray_jobs.language.engine import load_engine
-    from ray_jobs.persona_prompts import ask_interest, interest_messages
-    from ray_jobs.persona_student import MAX_ANSWER_TOKENS, StudentWriter, ask_student, student_messages
-    from ray_jobs.persona_teacher import TeacherWriter
+    from ray_jobs.personas.prompts import ask_interest, interest_messages
+    from ray_jobs.personas.student import MAX_ANSWER_TOKENS, StudentWriter, ask_student, student_messages
+    from ray_jobs.personas.teacher import TeacherWriter
 
     torch.set_num_threads(said.threads)
     home = Path(Settings().home)

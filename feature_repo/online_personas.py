@@ -40,7 +40,7 @@ def connect(**config: Any) -> "OnlinePersonas":
 
 
 class OnlinePersonas:
-    """See `ray_jobs.persona_store.PersonaStore`.
+    """See `ray_jobs.personas.store.PersonaStore`.
 
     Args:
         store: The Feast store; the view is applied to it if it has it not yet.

@@ -13,7 +13,7 @@ from ray_jobs import erasure
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.erasure import USER_COLUMN
 from ray_jobs.filesystems import filesystem_at
-from ray_jobs.persona_lessons import LESSON_FILES
+from ray_jobs.personas.lessons import LESSON_FILES
 from ray_jobs.tables.personas import PERSONA_LESSONS
 from ray_jobs.tables.vista import STAGED_EXPORTS
 from ray_jobs.warehouse import Warehouse

@@ -43,11 +43,11 @@ def caption_embeddings(
     version = version_of(space=space, items=tables.version(ITEMS), captions=tables.version(ITEM_CAPTIONS))
     if tables.is_current(CAPTION_EMBEDDINGS, version):
         return report.unchanged(tables, version, {"texts_encoded": 0, "cache_hit_rate": 1.0})
-    from ray_jobs import caption_embedding
+    from ray_jobs.captions import embedding as caption_embedding
 
     done = ray_jobs.run(
         context,
-        "caption_embedding",
+        "captions.embedding",
         caption_embedding.Config(
             warehouse=tables.warehouse(), encoder=encoder, version=version, embedding_version=space
         ),

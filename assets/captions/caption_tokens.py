@@ -46,7 +46,8 @@ def caption_tokens(config: Tokens, tables: Tables) -> dg.MaterializeResult:
     the error says which.
     """
     from models.language.caption_tokens import TokenConfig
-    from ray_jobs import caption_features, caption_health
+    from ray_jobs.captions import features as caption_features
+    from ray_jobs.captions import health as caption_health
 
     report = Report(CAPTION_TOKENS)
     parameters = TokenConfig(**config.model_dump())

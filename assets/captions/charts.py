@@ -32,7 +32,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def examples_markdown(tables: Tables, captions: pa.Table) -> str:
     """Items with what the model was shown and what it said: drawn at random, so that good and bad show alike."""
-    from ray_jobs.caption_plan import read_frame
+    from ray_jobs.captions.plan import read_frame
 
     # The same items at every look, so that two prompts can be compared.
     picked = sorted(random.Random(0).sample(range(captions.num_rows), min(EXAMPLES, captions.num_rows)))

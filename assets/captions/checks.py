@@ -75,7 +75,7 @@ def items_are_captioned(tables: Tables) -> dg.AssetCheckResult:
 )
 def few_contents_are_dead(tables: Tables) -> dg.AssetCheckResult:
     """Counts what the model could not caption, by reason."""
-    from ray_jobs.caption_plan import dead_letters
+    from ray_jobs.captions.plan import dead_letters
 
     missing, num_items = _uncaptioned(tables)
     # Of earlier prompts and models there are dead letters, too: only items that have no caption now count.
@@ -181,7 +181,7 @@ def canaries_live(tables: Tables) -> dg.AssetCheckResult:
 )
 def ledger_adds_up(tables: Tables) -> dg.AssetCheckResult:
     """The ledger may hold more than the store (canaries, dead letters, batches lost by a kill), never less."""
-    from ray_jobs.caption_plan import read_frame
+    from ray_jobs.captions.plan import read_frame
 
     spent = ["prompt_tokens", "completion_tokens"]
     house = tables.warehouse()

@@ -87,7 +87,7 @@ def cached_exchanges(job: Any) -> list[dict[str, Any]]:
     Args:
         job: The config of a run whose `captions/item_captions` are written.
     """
-    from ray_jobs.caption_plan import read_frame
+    from ray_jobs.captions.plan import read_frame
 
     house = job.warehouse
     asked = read_frame(house, CALL_LEDGER, ["content_key"], [("run_id", "=", job.run_id)])

@@ -33,7 +33,7 @@ class Captioning(dg.Config):
 
 def captioning_config(tables: Tables, interpreter: Interpreter, run_id: str, knobs: dict[str, Any]) -> Any:
     """The job's config."""
-    from ray_jobs import captioning
+    from ray_jobs.captions import captioning
 
     return captioning.Config(
         warehouse=tables.warehouse(),
@@ -76,7 +76,9 @@ def item_captions(
     If this is red: the model could not be loaded or reached, or the budget is spent (the error says which); run
     `rematerialize_failed`.
     """
-    from ray_jobs import caption_canaries, caption_plan, captioning
+    from ray_jobs.captions import canaries as caption_canaries
+    from ray_jobs.captions import captioning
+    from ray_jobs.captions import plan as caption_plan
 
     report = Report(ITEM_CAPTIONS)
     job = captioning_config(tables, interpreter, context.run.run_id, config.model_dump())
@@ -85,7 +87,7 @@ def item_captions(
     asks = len(todo.wanted) > 0 or caption_canaries.is_unwatched(job, todo)
     if not asks and tables.is_current(ITEM_CAPTIONS, version):
         return report.unchanged(tables, version, NOTHING_SPENT)
-    done = ray_jobs.run(context, "captioning", job) if asks else captioning.nothing_to_do(job, todo)
+    done = ray_jobs.run(context, "captions.captioning", job) if asks else captioning.nothing_to_do(job, todo)
     data = caption_plan.item_captions(job, todo.items)
     version = _version(tables, job, done.num_items - data.num_rows)
     written = tables.write(ITEM_CAPTIONS, data, version)

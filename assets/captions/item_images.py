@@ -33,7 +33,7 @@ class ImageIntake(dg.Config):
 
 def intake_config(tables: Tables, dataset: Dataset, knobs: ImageIntake) -> Any:
     """The job's config."""
-    from ray_jobs import image_intake
+    from ray_jobs.images import intake as image_intake
     from ray_jobs.images.limits import ImageLimits, RemoteRule
     from ray_jobs.images.sources import SourceConfig
 
@@ -84,7 +84,7 @@ def item_images(
 
     report = Report(ITEM_IMAGES)
     job = intake_config(tables, dataset, config)
-    done = ray_jobs.run(context, "image_intake", job)
+    done = ray_jobs.run(context, "images.intake", job)
     data = tables.read(ITEM_IMAGES)
     digests = data["pixel_digest"].drop_null()
     formats = collections.Counter(data["format"].drop_null().to_pylist())

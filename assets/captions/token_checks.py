@@ -129,7 +129,7 @@ def tokens_are_healthy(tables: Tables) -> dg.AssetCheckResult:
 
 
 def _poorest(tables: Tables) -> list[str]:
-    from ray_jobs.caption_health import informative
+    from ray_jobs.captions.health import informative
 
     rows = pl.DataFrame(tables.read(CAPTION_TOKENS, ["item_id", "tokens"]))
     return (
@@ -185,7 +185,7 @@ def embeddings_have_unit_length(tables: Tables) -> dg.AssetCheckResult:
 )
 def captions_find_their_items(tables: Tables) -> dg.AssetCheckResult:
     """Catches generic captions, which every check of form lets pass."""
-    from ray_jobs.caption_retrieval import discrimination
+    from ray_jobs.captions.retrieval import discrimination
 
     places = pl.DataFrame(tables.read(CAPTION_RETRIEVAL))
     if places.height < 2:

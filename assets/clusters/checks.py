@@ -130,7 +130,7 @@ def embeddings_are_distinct(tables: Tables) -> dg.AssetCheckResult:
 )
 def codebooks_have_not_collapsed(tables: Tables) -> dg.AssetCheckResult:
     """Blocks publishing semantic IDs that many items share; the old table keeps serving."""
-    from ray_jobs.codebook_artifacts import load_assessment
+    from ray_jobs.clusters.codebook_artifacts import load_assessment
 
     assessment = load_assessment(tables.artifacts(), tables.version(ITEM_EMBEDDINGS))
     if assessment is None:
@@ -168,7 +168,7 @@ def codebooks_have_not_collapsed(tables: Tables) -> dg.AssetCheckResult:
 )
 def every_item_has_an_id(tables: Tables) -> dg.AssetCheckResult:
     """A ranker that meets an item without an ID would have to guess."""
-    from ray_jobs.codebook_artifacts import load_codebooks
+    from ray_jobs.clusters.codebook_artifacts import load_codebooks
 
     rows = tables.read(SEMANTIC_IDS, ["item_id", "codes", "codebook_version"])
     spec = load_codebooks(tables.artifacts(), rows["codebook_version"][0].as_py()).spec

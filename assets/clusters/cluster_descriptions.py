@@ -48,12 +48,12 @@ def cluster_descriptions(
     )
     if tables.is_current(CLUSTER_DESCRIPTIONS, version):
         return report.unchanged(tables, version, {"llm_calls": 0})
-    from ray_jobs import cluster_naming
+    from ray_jobs.clusters import naming as cluster_naming
 
     on_gpu = engine.kind == "transformers" and engine.device == "cuda"
     done = ray_jobs.run(
         context,
-        "cluster_naming",
+        "clusters.naming",
         cluster_naming.Config(
             warehouse=tables.warehouse(),
             engine=engine,

@@ -68,8 +68,8 @@ def codebooks(
     If this is red: the fit failed, or the check `collapse` found that items share codes; the old semantic IDs keep
     serving. Look at the embeddings first, then run `rebuild_clusters`.
     """
-    from ray_jobs import clustering
-    from ray_jobs.codebook_artifacts import load_assessment
+    from ray_jobs.clusters import clustering
+    from ray_jobs.clusters.codebook_artifacts import load_assessment
 
     report = Report(CODEBOOKS)
     embeddings = tables.version(ITEM_EMBEDDINGS)
@@ -82,7 +82,7 @@ def codebooks(
         and tables.is_current(CODEBOOKS, standing.serving)
     ):
         return report.unchanged(tables, standing.serving, {"training_runs": 0} | quality_metadata(standing))
-    done = ray_jobs.run(context, "clustering", job)
+    done = ray_jobs.run(context, "clusters.clustering", job)
     assessment = load_assessment(tables.artifacts(), embeddings)
     assert assessment is not None
     return report.result(
@@ -103,7 +103,7 @@ def clustering_job(config: CodebooksConfig, tables: Tables, ray_jobs: RayJobs) -
     from models.semantic_ids.quality import CollapseBounds
     from models.semantic_ids.residual_kmeans import ResidualKMeansConfig
     from models.semantic_ids.rqvae_config import RqVaeConfig
-    from ray_jobs import clustering
+    from ray_jobs.clusters import clustering
 
     if config.method not in METHODS:
         raise ValueError(f"method is {config.method!r}: give one of {', '.join(METHODS)}.")

@@ -43,11 +43,11 @@ def item_embeddings(
     version = version_of(space=space, items=tables.version(ITEMS), captions=tables.version(ITEM_CAPTIONS))
     if tables.is_current(ITEM_EMBEDDINGS, version):
         return report.unchanged(tables, version, {"texts_encoded": 0, "cache_hit_rate": 1.0})
-    from ray_jobs import item_embedding
+    from ray_jobs.clusters import item_embedding
 
     done = ray_jobs.run(
         context,
-        "item_embedding",
+        "clusters.item_embedding",
         item_embedding.Config(warehouse=tables.warehouse(), encoder=encoder, version=version, embedding_version=space),
     )
     return report.result(

@@ -8,7 +8,7 @@ import numpy as np
 from assets.figures import blank, shown
 
 if TYPE_CHECKING:
-    from ray_jobs.codebook_artifacts import Assessment
+    from ray_jobs.clusters.codebook_artifacts import Assessment
 
 
 def histogram(sizes: np.ndarray, *, title: str, unit: str) -> dg.MetadataValue:

@@ -35,7 +35,7 @@ def comparison_job(config: ComparisonConfig, tables: Tables, ray_jobs: RayJobs) 
     """
     if not config.methods or not set(config.methods) <= set(METHODS):
         raise ValueError(f"methods is {config.methods}: give some of {', '.join(METHODS)}.")
-    from ray_jobs import quantiser_comparison
+    from ray_jobs.clusters import quantiser_comparison
 
     return quantiser_comparison.Config(
         clustering=clustering_job(config, tables, ray_jobs),
@@ -74,7 +74,7 @@ def quantiser_comparison(
     if tables.is_current(QUANTISER_COMPARISON, version):
         said = comparison_metadata(tables.read(QUANTISER_COMPARISON).to_pylist())
         return report.unchanged(tables, version, {"training_runs": 0} | said)
-    result = ray_jobs.run(context, "quantiser_comparison", comparison_job(config, tables, ray_jobs))
+    result = ray_jobs.run(context, "clusters.quantiser_comparison", comparison_job(config, tables, ray_jobs))
     created = {"created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | created for line in result.lines]
     data = pa.Table.from_pylist(lines, QUANTISER_COMPARISON.schema)

@@ -29,8 +29,8 @@ def register(
         tracking: MLflow.
         tables: Where the map is.
         version: Version of the semantic IDs.
-        assessment: `ray_jobs.codebook_artifacts.Assessment` of its codebooks.
-        done: `ray_jobs.semantic_id_encoding.Result`.
+        assessment: `ray_jobs.clusters.codebook_artifacts.Assessment` of its codebooks.
+        done: `ray_jobs.clusters.semantic_id_encoding.Result`.
 
     Returns:
         Address of the run.
@@ -73,7 +73,7 @@ def _log(
     assessment: Any,
     done: Any,
 ) -> None:
-    from ray_jobs.codebook_artifacts import load_codebooks
+    from ray_jobs.clusters.codebook_artifacts import load_codebooks
 
     codebooks = load_codebooks(tables.artifacts(), assessment.serving)
     widths = "x".join(map(str, codebooks.spec.widths))
@@ -113,5 +113,5 @@ def _log(
             f"{run.info.artifact_uri}/{FOLDER}",
             run.info.run_id,
             tags=tags,
-            description=f"Semantic IDs {version}; `ray_jobs.semantic_id_maps.read_semantic_ids` reads the folder.",
+            description=f"Semantic IDs {version}; ray_jobs.clusters.semantic_id_maps.read_semantic_ids reads them.",
         )

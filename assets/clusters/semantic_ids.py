@@ -37,8 +37,8 @@ def semantic_ids(
     If this is red: the codebooks have collapsed or do not fit the embeddings, as the message says; the table still
     holds the last good IDs. Mend `clusters/codebooks`, then run `rematerialize_failed`.
     """
-    from ray_jobs import semantic_id_encoding, semantic_id_maps
-    from ray_jobs.codebook_artifacts import load_assessment
+    from ray_jobs.clusters import semantic_id_encoding, semantic_id_maps
+    from ray_jobs.clusters.codebook_artifacts import load_assessment
 
     report = Report(SEMANTIC_IDS)
     embeddings, codebooks = tables.version(ITEM_EMBEDDINGS), tables.version(CODEBOOKS)
@@ -60,7 +60,7 @@ def semantic_ids(
         )
     done = ray_jobs.run(
         context,
-        "semantic_id_encoding",
+        "clusters.semantic_id_encoding",
         semantic_id_encoding.Config(
             warehouse=tables.warehouse(),
             artifacts=tables.artifacts(),

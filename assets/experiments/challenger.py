@@ -66,9 +66,9 @@ def challenger(
         from assets.experiments.outcome import tell_registry
         from assets.experiments.plots import intervals
         from models.experimentation.gate import decide
-        from ray_jobs.comparison import evidence_of
+        from ray_jobs.experiments.comparison import evidence_of
 
-        result = ray_jobs.run(context, "comparison", comparison_config(tables, ledger, state, config))
+        result = ray_jobs.run(context, "experiments.comparison", comparison_config(tables, ledger, state, config))
         verdict = decide(evidence_of(result), config.max_ece)
         row = decision_row(result, verdict, config.floor)
         tell_registry(tracking, ledger, row, verdict)

@@ -15,8 +15,8 @@ from assets.reporting import Report, definition_metadata
 from assets.resources import Ledger, Tables, Tracking
 from models.identity import version_of
 from models.ranking.content import SUMMARY
-from ray_jobs.summary_rollout import release
 from ray_jobs.tables.experiments import CHALLENGER, CHAMPION
+from ray_jobs.vista.summary_rollout import release
 
 CODE_VERSION = "1"
 SHOWN_MOVES = 10

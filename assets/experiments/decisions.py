@@ -88,8 +88,8 @@ def state_before(tables: Tables, ledger: Ledger) -> State:
 def comparison_config(
     tables: Tables, ledger: Ledger, state: State, gate: GateConfig, only: CandidateRecord | None = None
 ) -> Any:
-    """Config of the job `ray_jobs.comparison` for today's candidates, or for one that was named."""
-    from ray_jobs.comparison import Config, Contender
+    """Config of the job `ray_jobs.experiments.comparison` for today's candidates, or for one that was named."""
+    from ray_jobs.experiments.comparison import Config, Contender
 
     contenders = [
         Contender(name=r["candidate"], version=r["ranker_version"], artifact=r["artifact"]) for r in rankers(tables)
@@ -122,7 +122,7 @@ def _number(value: float | None) -> float | None:
 
 def decision_row(result: Any, verdict: Any, floor: str) -> dict[str, Any]:
     """The row of `experiments/challenger` for a comparison and its verdict."""
-    from ray_jobs.comparison import evidence_of
+    from ray_jobs.experiments.comparison import evidence_of
 
     seen = evidence_of(result)
     split = {

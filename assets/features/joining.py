@@ -10,7 +10,7 @@ from assets.features.published_views import BY_NAME
 from feature_repo.publications import Publication
 from feature_repo.versions import require_rows_of
 from ray_jobs.progress import Progress
-from ray_jobs.ranker_data import FEATURE_REFS
+from ray_jobs.ranking.data import FEATURE_REFS
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.warehouse import TIMESTAMP, Warehouse

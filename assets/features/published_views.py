@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from assets.resources import Features, Tables
 from feature_repo.publications import Publication
 from models.identity import version_of
-from ray_jobs.summary_rollout import held_rows, held_version
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.features import ITEM_POPULARITY, USER_ACTIVITY
 from ray_jobs.tables.personas import USER_PERSONAS
 from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
+from ray_jobs.vista.summary_rollout import held_rows, held_version
 from ray_jobs.warehouse import Table, Warehouse
 
 CODE_VERSION = "1"

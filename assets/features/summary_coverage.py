@@ -5,9 +5,9 @@ from typing import Any
 import polars as pl
 import pyarrow.compute as pc
 
-from ray_jobs.summary_rollout import held_version
 from ray_jobs.tables.features import USER_ACTIVITY
 from ray_jobs.tables.vista import USER_SUMMARIES
+from ray_jobs.vista.summary_rollout import held_version
 from ray_jobs.warehouse import Warehouse
 
 

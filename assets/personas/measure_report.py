@@ -121,7 +121,7 @@ def said_of(lines: list[dict[str, Any]], plot: bytes, result: Any) -> dict[str, 
     Args:
         lines: Rows of the table.
         plot: As `measures_plot` draws it.
-        result: `ray_jobs.persona_measures.Result`.
+        result: `ray_jobs.personas.measures.Result`.
     """
     return (
         headline(lines)

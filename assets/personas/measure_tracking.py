@@ -48,7 +48,7 @@ def log_measures(
         tables: The warehouse.
         version: Version of the table.
         params: Parameters of the run.
-        result: `ray_jobs.persona_measures.Result`.
+        result: `ray_jobs.personas.measures.Result`.
         lines: Rows of the table.
         plot: As `measure_report.measures_plot` draws it.
 

@@ -27,7 +27,7 @@ IF_THERE = (PERSONA_STUDENTS, PERSONA_EXAMINED)
 
 
 class MeasuresConfig(dg.Config):
-    """What the measures are cut by; see `ray_jobs.persona_measuring.Knobs`."""
+    """What the measures are cut by; see `ray_jobs.personas.measuring.Knobs`."""
 
     max_users: int = pydantic.Field(2000, ge=2, description="Users whose planned personas are measured, at random.")
     false_accept_rate: float = pydantic.Field(0.05, gt=0, lt=1, description="Others' citations that pass as grounded.")
@@ -40,8 +40,8 @@ class MeasuresConfig(dg.Config):
 def measures_job(config: MeasuresConfig, tables: Tables, encoder: Any) -> Any:
     """The job's config."""
     from models.personas.retrieval import RetrievalConfig
-    from ray_jobs.persona_measures import Config
-    from ray_jobs.persona_measuring import Knobs
+    from ray_jobs.personas.measures import Config
+    from ray_jobs.personas.measuring import Knobs
 
     knobs = config.model_dump(include={"false_accept_rate", "draws", "resamples", "seed"})
     return Config(
@@ -86,7 +86,7 @@ def persona_measures(
     version = version_of(inputs=inputs, encoder=encoder.identity, code=CODE_VERSION, config=config.model_dump())
     if tables.is_current(PERSONA_MEASURES, version):
         return report.unchanged(tables, version, headline(tables.read(PERSONA_MEASURES).to_pylist()))
-    result = ray_jobs.run(context, "persona_measures", measures_job(config, tables, encoder))
+    result = ray_jobs.run(context, "personas.measures", measures_job(config, tables, encoder))
     made = {"personas_version": inputs[USER_PERSONAS.name], "created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | made for line in result.lines]
     params = config.model_dump() | {f"version.{name}": found for name, found in inputs.items()}

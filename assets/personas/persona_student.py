@@ -90,7 +90,7 @@ def persona_student(
         return report.unchanged(
             tables, version, {"training_runs": 0, "llm_calls": 0, "side_by_side": fidelity_table(rows)}
         )
-    done = ray_jobs.run(context, "persona_distillation", job)
+    done = ray_jobs.run(context, "personas.distillation", job)
     teacher = job.engine.identity | {"prompts": job.teacher_prompts}
     url = register(context, tracking, tables, done, params=config.model_dump(), inputs=job.inputs, teacher=teacher)
     data = rows_of(done)
@@ -111,7 +111,7 @@ def job_config(config: DistillationConfig, tables: Tables, ray_jobs: RayJobs, la
     from models.personas.exploration import ExplorationConfig
     from models.personas.interests import InterestConfig
     from models.personas.release import Bounds
-    from ray_jobs import persona_distillation
+    from ray_jobs.personas import distillation as persona_distillation
     from ray_jobs.training_task import TrainingOptions
 
     asked = config.model_dump()

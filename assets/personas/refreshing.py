@@ -13,8 +13,10 @@ from assets.resources import Features, LanguageModel, Ledger, Tables, TextEncode
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, PERSONA_STORE, USER_PERSONAS
 
 if TYPE_CHECKING:
-    from ray_jobs import persona_refresh, persona_retrieval, persona_serving
-    from ray_jobs.persona_queue import PersonaQueue
+    from ray_jobs.personas import refresh as persona_refresh
+    from ray_jobs.personas import retrieval as persona_retrieval
+    from ray_jobs.personas import serving as persona_serving
+    from ray_jobs.personas.queue import PersonaQueue
 
 KEY = dg.AssetKey(["personas", "user_personas"])
 # Of whom histories are read, and whose rows are locked, together.
@@ -93,7 +95,8 @@ def refresh_config(
         owner: Name of the drain.
     """
     from models.personas.safety import SafetyConfig
-    from ray_jobs import persona_refresh, persona_writing
+    from ray_jobs.personas import refresh as persona_refresh
+    from ray_jobs.personas import writing as persona_writing
 
     shared = _shared(means, config)
     writing = persona_writing.Config(
@@ -122,7 +125,7 @@ def reader_config(
     means: Means,
     config: RefreshConfig | None = None,
 ) -> "persona_serving.Config":
-    """Config of `ray_jobs.persona_serving.PersonaReader`, for whoever serves requests.
+    """Config of `ray_jobs.personas.serving.PersonaReader`, for whoever serves requests.
 
     Make it again when the version in force changes: after `personas/user_personas` was materialized.
 
@@ -130,7 +133,7 @@ def reader_config(
         means: What it works with.
         config: The knobs of the drain.
     """
-    from ray_jobs import persona_serving
+    from ray_jobs.personas import serving as persona_serving
 
     shared = _shared(means, config or RefreshConfig.model_validate({}))
     kept = ("interests", "persona_version", "freshness", "queue", "store")
@@ -139,7 +142,7 @@ def reader_config(
 
 
 def retriever_config(means: Means, config: RefreshConfig | None = None, budget: int = 50) -> "persona_retrieval.Config":
-    """Config of `ray_jobs.persona_retrieval.PersonaRetriever`, for whoever serves candidates.
+    """Config of `ray_jobs.personas.retrieval.PersonaRetriever`, for whoever serves candidates.
 
     Args:
         means: What it works with.
@@ -147,7 +150,7 @@ def retriever_config(means: Means, config: RefreshConfig | None = None, budget: 
         budget: Items of a request.
     """
     from models.personas.retrieval import RetrievalConfig
-    from ray_jobs import persona_retrieval
+    from ray_jobs.personas import retrieval as persona_retrieval
 
     return persona_retrieval.Config(
         reader=reader_config(means, config),
@@ -163,9 +166,9 @@ def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
     Returns:
         How many were not known to the queue, or not lately.
     """
-    from ray_jobs.persona_batches import history_digests
-    from ray_jobs.persona_planning import read_newest
-    from ray_jobs.refresh_queue import Wanted
+    from ray_jobs.personas.batches import history_digests
+    from ray_jobs.personas.planning import read_newest
+    from ray_jobs.personas.refresh_queue import Wanted
 
     users = tables.read(USER_PERSONAS, ["user_id"])["user_id"].to_pylist()
     asked = 0

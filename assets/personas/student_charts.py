@@ -46,7 +46,7 @@ def fidelity_plot(arms: list[Any]) -> dg.MarkdownMetadataValue:
     """The metrics of all writers, as an image in Markdown.
 
     Args:
-        arms: `ray_jobs.persona_distillation.ArmResult` of each writer.
+        arms: `ray_jobs.personas.distillation.ArmResult` of each writer.
     """
     from matplotlib.figure import Figure
 

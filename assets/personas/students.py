@@ -17,7 +17,7 @@ from assets.source_revision import source_revision
 from ray_jobs.tables.interactions import SPLITS
 
 if TYPE_CHECKING:
-    from ray_jobs.persona_writers import StudentConfig
+    from ray_jobs.personas.writers import StudentConfig
 
 EXPERIMENT = "personas"
 REGISTERED = "persona_student"
@@ -45,7 +45,7 @@ def released_student(
         raise ValueError(f"The writer of personas is {writer!r}: give teacher or student.")
     if writer == "teacher":
         return None
-    from ray_jobs.persona_writers import StudentConfig
+    from ray_jobs.personas.writers import StudentConfig
 
     client = tracking.connect(EXPERIMENT).MlflowClient()
     found = client.search_registered_models(f"name = '{REGISTERED}'")
@@ -82,7 +82,7 @@ def register(
         context: The step's context.
         tracking: MLflow.
         tables: Where the adapter is.
-        done: `ray_jobs.persona_distillation.Result`.
+        done: `ray_jobs.personas.distillation.Result`.
         params: Parameters of the run.
         inputs: Versions of the tables.
         teacher: Model, revision and prompts of the teacher.
@@ -178,7 +178,7 @@ def _log(
 
 
 def costs_and_metrics(arm: Any) -> dict[str, float]:
-    """All figures of a writer (`ray_jobs.persona_distillation.ArmResult`)."""
+    """All figures of a writer (`ray_jobs.personas.distillation.ArmResult`)."""
     costs = ("calls_per_user", "tokens_per_user", "seconds_per_user")
     compared = {
         f"{name}_difference{end}": value

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.personas.exploration import ExplorationConfig
     from models.personas.interests import InterestConfig
     from ray_jobs.language.engine import LanguageEngineConfig
-    from ray_jobs.persona_writers import StudentConfig
+    from ray_jobs.personas.writers import StudentConfig
     from ray_jobs.text_encoding import TextEncoderConfig
 
 CODE_VERSION = "2"
@@ -78,8 +78,8 @@ def user_personas(
     If this is red: the model could not be reached (the error names it), or a check found a persona that its user's
     history does not carry; run `rematerialize_failed`, what was written is kept.
     """
-    from ray_jobs import persona_writing
-    from ray_jobs.persona_writers import writer_identity
+    from ray_jobs.personas import writing as persona_writing
+    from ray_jobs.personas.writers import writer_identity
 
     report, engine, encoder = Report(USER_PERSONAS), language_model.engine(), text_encoder.encoder()
     interests, exploration = knobs_of(config)
@@ -105,7 +105,7 @@ def user_personas(
         users_per_batch=config.users_per_batch,
         num_actors=config.num_actors,
     )
-    done = ray_jobs.run(context, "persona_writing", job)
+    done = ray_jobs.run(context, "personas.writing", job)
     data = tables.read(USER_PERSONAS)
     return report.result(
         version=version,
@@ -144,7 +144,7 @@ def version_in_force(
     student: "StudentConfig | None",
 ) -> str:
     """Version of the personas that these models and knobs write from the tables as they are."""
-    from ray_jobs.persona_writers import writer_identity
+    from ray_jobs.personas.writers import writer_identity
 
     return version_of(
         ids=tables.version(SEMANTIC_IDS),

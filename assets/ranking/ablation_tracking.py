@@ -33,7 +33,7 @@ def log_experiment(
         tables: The warehouse.
         version: Version of the table.
         params: Parameters of the parent run.
-        result: `ray_jobs.content_ablation.Result`.
+        result: `ray_jobs.ranking.content_ablation.Result`.
         lines: Rows of the table.
 
     Returns:

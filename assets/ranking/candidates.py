@@ -73,7 +73,7 @@ def ranker(spec: CandidateSpec) -> dg.AssetsDefinition:
                 tables, version, metadata=registered_metadata(tracking, row) | {"training_runs": 0, "model_versions": 0}
             )
         job = training_config(spec, tables, ray_jobs, config, version)
-        result = ray_jobs.run(context, "ranker_training", job)
+        result = ray_jobs.run(context, "ranking.training", job)
         registration, new = register(context, tracking, tables, spec, job, result)
         row = standing_row(spec, version, registration, result)
         tables.write(
@@ -110,8 +110,8 @@ def ranker(spec: CandidateSpec) -> dg.AssetsDefinition:
 
 def training_config(spec: CandidateSpec, tables: Tables, ray_jobs: RayJobs, config: RankerConfig, version: str) -> Any:
     """The job's config."""
-    from ray_jobs import ranker_training
     from ray_jobs.newest import Newest
+    from ray_jobs.ranking import training as ranker_training
     from ray_jobs.training_task import TrainingOptions
 
     options = TrainingOptions(

@@ -57,8 +57,8 @@ def job_config(tables: Tables, config: AblationConfig) -> Any:
     ):
         if not given or not set(given) <= set(known):
             raise ValueError(f"{field} is {given}: give some of {', '.join(map(str, known))}.")
-    from ray_jobs.content_ablation import Config
-    from ray_jobs.ranker_training import Network
+    from ray_jobs.ranking.content_ablation import Config
+    from ray_jobs.ranking.training import Network
     from ray_jobs.training_task import TrainingOptions
 
     options = TrainingOptions(
@@ -122,7 +122,7 @@ def content_ablation(
     if tables.is_current(CONTENT_ABLATION, version):
         lines = tables.read(CONTENT_ABLATION).to_pylist()
         return report.unchanged(tables, version, metadata=said_of(lines) | {"training_runs": 0})
-    result = ray_jobs.run(context, "content_ablation", job)
+    result = ray_jobs.run(context, "ranking.content_ablation", job)
     created = {"created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | created for line in result.lines]
     params = config.model_dump() | {f"version.{name}": found for name, found in job.inputs.items()}

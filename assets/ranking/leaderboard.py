@@ -63,11 +63,11 @@ def leaderboard(
     compared = {"compare_in_mlflow": dg.MetadataValue.url(comparison_url(tracking, rows)), "num_candidates": len(rows)}
     if tables.is_current(LEADERBOARD, version):
         return report.unchanged(tables, version, metadata=compared | summary(tables.read(LEADERBOARD).to_pylist()))
-    from ray_jobs.ranker_comparison import Config
+    from ray_jobs.ranking.comparison import Config
 
     result = ray_jobs.run(
         context,
-        "ranker_comparison",
+        "ranking.comparison",
         Config(warehouse=tables.warehouse(), candidates=NAMES, baselines=BASELINES, resamples=config.resamples),
     )
     created, versions = dt.datetime.now(dt.UTC), {r["candidate"]: r["ranker_version"] for r in rows}

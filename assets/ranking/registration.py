@@ -48,8 +48,8 @@ def register(
         tracking: MLflow.
         tables: The warehouse.
         spec: The candidate.
-        job: `ray_jobs.ranker_training.Config` that made it.
-        result: `ray_jobs.ranker_training.Result`.
+        job: `ray_jobs.ranking.training.Config` that made it.
+        result: `ray_jobs.ranking.training.Result`.
 
     Returns:
         Where it stands, and whether this call put it there.
@@ -115,7 +115,7 @@ def run_params(spec: CandidateSpec, job: Any, result: Any, split: str) -> dict[s
 
 def run_tags(spec: CandidateSpec, job: Any, tables: Tables) -> dict[str, str]:
     """Tags of the run, beside those that every run has."""
-    from ray_jobs.ranker_data import feature_refs
+    from ray_jobs.ranking.data import feature_refs
 
     return {
         "candidate": spec.name,
@@ -203,7 +203,7 @@ def _log_model(
     mlflow: Any, run: Any, tables: Tables, spec: CandidateSpec, job: Any, table: pa.Table, result: Any
 ) -> str:
     """Logs and registers the model, loads it back and compares its scores with those of the evaluation."""
-    from ray_jobs.serving_signature import example_rows, pinned, signature, without_users
+    from ray_jobs.ranking.serving_signature import example_rows, pinned, signature, without_users
 
     sample = example_rows(tables.warehouse(), spec.kind, spec.inputs)
     asked = sample.drop(columns=["example_id"])
@@ -211,7 +211,7 @@ def _log_model(
     with tables.artifacts().local(job.artifact) as folder:
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(SOURCES / "ray_jobs" / "serving_model.py"),
+            python_model=str(SOURCES / "ray_jobs" / "ranking" / "serving_model.py"),
             artifacts={"ranker": str(folder)},
             code_paths=[str(SOURCES / "models"), str(SOURCES / "ray_jobs")],
             signature=signature(spec.kind, spec.inputs),

@@ -85,7 +85,7 @@ def model_is_above_the_floor(tables: Tables) -> dg.AssetCheckResult:
 )
 def summaries_are_faithful(tables: Tables) -> dg.AssetCheckResult:
     """Reads what the export measured of every token against its exact value."""
-    from ray_jobs.vista_export import read_statistics
+    from ray_jobs.vista.export import read_statistics
 
     found = read_statistics(tables.artifacts(), tables.version(USER_SUMMARIES))
     limits = BOUNDS[CacheFormat.of_version(found.content_version).precision]

@@ -69,8 +69,8 @@ def job_config(tables: Tables, config: HistoryModelsConfig) -> Any:
     ):
         if not given or not set(given) <= set(known):
             raise ValueError(f"{field} is {given}: give some of {', '.join(known)}.")
-    from ray_jobs.history_comparison import Config
-    from ray_jobs.peers.recbole_environment import python_of
+    from ray_jobs.histories.comparison import Config
+    from ray_jobs.histories.peers.recbole_environment import python_of
 
     semantic = tables.version(SEMANTIC_IDS) if config.use_semantic_ids else None
     trials = [{"learning_rate": rate, "dropout": drop} for drop in config.dropouts for rate in config.learning_rates]
@@ -140,7 +140,7 @@ def history_models(
     if tables.is_current(HISTORY_MODELS, version):
         lines = tables.read(HISTORY_MODELS).to_pylist()
         return report.unchanged(tables, version, metadata=said_of(lines) | {"training_runs": 0})
-    result = ray_jobs.run(context, "history_comparison", job)
+    result = ray_jobs.run(context, "histories.comparison", job)
     created = {"created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | created for line in result.lines]
     params |= {f"version.{name}": found for name, found in inputs.items()}

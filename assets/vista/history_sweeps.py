@@ -55,7 +55,7 @@ def job_config(tables: Tables, config: HistorySweepsConfig) -> Any:
     """
     if not config.sweeps or not set(config.sweeps) <= set(SWEEPS):
         raise ValueError(f"sweeps is {config.sweeps}: give some of {', '.join(SWEEPS)}.")
-    from ray_jobs.history_sweeps import Config
+    from ray_jobs.histories.sweeps import Config
 
     standard = Config.model_fields
     return Config.model_validate(
@@ -115,7 +115,7 @@ def history_sweeps(
     if tables.is_current(HISTORY_SWEEPS, version):
         lines = tables.read(HISTORY_SWEEPS).to_pylist()
         return report.unchanged(tables, version, metadata=said_of(lines) | {"points_scored": 0})
-    result = ray_jobs.run(context, "history_sweeps", job)
+    result = ray_jobs.run(context, "histories.sweeps", job)
     created = {"created_timestamp": dt.datetime.now(dt.UTC)}
     lines = [line.model_dump() | created for line in result.lines]
     params |= {f"version.{name}": found for name, found in inputs.items()}

@@ -31,7 +31,7 @@ def log_comparison(
         tables: The warehouse.
         version: Version of the table.
         params: Parameters of the parent run.
-        result: `ray_jobs.history_results.Result`.
+        result: `ray_jobs.histories.results.Result`.
         lines: Rows of the table.
 
     Returns:

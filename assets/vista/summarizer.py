@@ -20,7 +20,7 @@ from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from ray_jobs.tables.vista import VISTA_MODELS
 
-# Bump it too when a default of `ray_jobs.vista_training.Config` that is no knob here changes.
+# Bump it too when a default of `ray_jobs.vista.training.Config` that is no knob here changes.
 CODE_VERSION = "2"
 
 
@@ -82,7 +82,7 @@ def summarizer(
     if tables.is_current(VISTA_MODELS, version):
         return report.unchanged(tables, version, {"training_runs": 0, "epochs_run": 0})
     job = _job(config, tables, ray_jobs, inputs)
-    fitted = ray_jobs.run(context, "vista_training", job).fitted
+    fitted = ray_jobs.run(context, "vista.training", job).fitted
     params = config.model_dump() | {f"{name}_version": found for name, found in inputs.items()}
     url = log_training(
         context,
@@ -121,9 +121,9 @@ def summarizer(
 
 def _job(config: SummarizerConfig, tables: Tables, ray_jobs: RayJobs, inputs: dict[str, str | None]) -> Any:
     """The job's config; imports torch, so only when there is something to train."""
-    from ray_jobs import vista_training
-    from ray_jobs.history_data import Inputs
+    from ray_jobs.histories.data import Inputs
     from ray_jobs.training_task import TrainingOptions
+    from ray_jobs.vista import training as vista_training
 
     asked = config.model_dump()
     network = vista_training.Network(**{k: v for k, v in asked.items() if k in vista_training.Network.model_fields})

@@ -111,7 +111,7 @@ def _figures(fitted: Any) -> list[Figure]:
 
 def _log_artifacts(mlflow: Any, fitted: Any) -> None:
     """The history of the training, its curve, and the packages that load the model."""
-    from ray_jobs.serving_signature import pinned
+    from ray_jobs.ranking.serving_signature import pinned
 
     picture = (training_curve(fitted.history, fitted.best_epoch).md_str or "").split("base64,")[1].rstrip(")")
     log_files(

@@ -61,12 +61,12 @@ def user_summaries(
     version = form.versioned(version_of(model=model, raw_interactions=raw, code=CODE_VERSION, cache=CACHE_CODE))
     if tables.is_current(USER_SUMMARIES, version):
         return report.unchanged(tables, version, {"shards_run": 0})
-    from ray_jobs import vista_export
+    from ray_jobs.vista import export as vista_export
 
     row = tables.read(VISTA_MODELS, ["model_version"], expect_version=model)
     done = ray_jobs.run(
         context,
-        "vista_export",
+        "vista.export",
         vista_export.Config(
             warehouse=tables.warehouse(),
             artifacts=tables.artifacts(),

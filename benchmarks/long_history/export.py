@@ -57,9 +57,9 @@ def prepared(folder: str, users: int) -> Any:
     from models.vista.model import Vista, VistaConfig
     from ray_jobs.artifacts import ArtifactStore
     from ray_jobs.checkpoints import write_model
-    from ray_jobs.history_intake import sync
-    from ray_jobs.summary_shards import Config
+    from ray_jobs.histories.intake import sync
     from ray_jobs.tables.interactions import RAW_INTERACTIONS
+    from ray_jobs.vista.summary_shards import Config
     from ray_jobs.warehouse import Warehouse
 
     warehouse, artifacts = Warehouse(f"{folder}/warehouse"), ArtifactStore(f"{folder}/artifacts")
@@ -78,10 +78,10 @@ def measure(options: Options) -> list[Finding]:
     from deltalake import write_deltalake
 
     from models.vista.cache import dequantise
-    from ray_jobs import vista_export
-    from ray_jobs.summary_changes import all_of
-    from ray_jobs.summary_shards import Summarise
     from ray_jobs.tables.vista import USER_SUMMARIES
+    from ray_jobs.vista import export as vista_export
+    from ray_jobs.vista.summary_changes import all_of
+    from ray_jobs.vista.summary_shards import Summarise
 
     users, calls = options.size(USERS), itertools.count(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,10 +17,10 @@ from benchmarks.long_history.claims import Finding, Options
 from models.long_history.evaluation import rank_estimates
 from models.ranking.bootstrap import Interval, interval
 from ray_jobs.artifacts import ArtifactStore
-from ray_jobs.history_data import Inputs
-from ray_jobs.history_training import Config, build_task, load_history_model, train
-from ray_jobs.next_item_task import NextItemTask, Ranks
-from ray_jobs.peers.recbole_environment import PeerOptions, make_environment, run_peer
+from ray_jobs.histories.data import Inputs
+from ray_jobs.histories.next_item_task import NextItemTask, Ranks
+from ray_jobs.histories.peers.recbole_environment import PeerOptions, make_environment, run_peer
+from ray_jobs.histories.training import Config, build_task, load_history_model, train
 from ray_jobs.tables.interactions import RAW_INTERACTIONS
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse

@@ -25,7 +25,7 @@ replay_dead_letters = dg.define_asset_job(
 @data_errors_are_final
 def preview(context: dg.OpExecutionContext, tables: Tables, interpreter: Interpreter) -> None:
     """See the description."""
-    from ray_jobs.caption_plan import plan
+    from ray_jobs.captions.plan import plan
 
     job = captioning_config(tables, interpreter, context.run.run_id, {})
     # A budget that nothing could be held against is told here, and not by the run that it was meant for.
@@ -65,10 +65,10 @@ def stage(
     context: dg.OpExecutionContext, config: Captioning, tables: Tables, ray_jobs: RayJobs, interpreter: Interpreter
 ) -> None:
     """See the description."""
-    from ray_jobs.caption_plan import compare_revisions, item_captions
+    from ray_jobs.captions.plan import compare_revisions, item_captions
 
     job = captioning_config(tables, interpreter, context.run.run_id, config.model_dump())
-    done = ray_jobs.run(context, "captioning", job)
+    done = ray_jobs.run(context, "captions.captioning", job)
     compared = compare_revisions(job, item_captions(job))
     context.log.info(
         f"Captions of version {done.caption_version} stand beside those of version {compared.published}: "

@@ -49,12 +49,12 @@ def _verdict(
 ) -> tuple[Any, str]:
     from assets.experiments.decisions import comparison_config, state_now
     from models.experimentation.gate import judge
-    from ray_jobs.comparison import evidence_of
+    from ray_jobs.experiments.comparison import evidence_of
 
     state = state_now(ledger)
     result = ray_jobs.run(
         context,
-        "comparison",
+        "experiments.comparison",
         comparison_config(tables, ledger, state, config, only=record),
     )
     return judge(evidence_of(result), config.max_ece), result.note

@@ -39,7 +39,7 @@ def drain_persona_queue(
         context.log.info(f"{ask_for_written(tables, job):,} users of personas/user_personas are queued.")
     counts: dict[str, int | float] = {}
     try:
-        counts = ray_jobs.run(context, "persona_refresh", job).counts._asdict()
+        counts = ray_jobs.run(context, "personas.refresh", job).counts._asdict()
     finally:
         state = observed(job.queue, job.freshness.max_age_seconds, job.writing.persona_version)
         state["tokens_today"] = tokens_today(tables)

@@ -20,7 +20,7 @@ from feature_repo.publications import Publications
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from ray_jobs.persona_store import StoreConfig
+    from ray_jobs.personas.store import StoreConfig
 
 OFFLINE_STORE = "feature_repo.asof_offline_store.AsofDuckDBOfflineStore"
 PERSONA_STORE = "feature_repo.online_personas:connect"
@@ -71,7 +71,7 @@ class FeastFeatures(Features):
 
     def persona_store(self) -> "StoreConfig":
         """See `Features.persona_store`."""
-        from ray_jobs.persona_store import StoreConfig
+        from ray_jobs.personas.store import StoreConfig
 
         self._prepare()
         return StoreConfig(factory=PERSONA_STORE, options=self._repo_config())

@@ -94,7 +94,7 @@ def test_column_lineage_of_features_is_what_the_join_reads():
 
 def test_column_lineage_of_scores_is_what_the_rankers_read():
     from assets.ranking.specs import CANDIDATES
-    from ray_jobs.ranker_data import FEATURE_REFS, HELD_REFS, feature_refs
+    from ray_jobs.ranking.data import FEATURE_REFS, HELD_REFS, feature_refs
 
     for spec in CANDIDATES:
         lineage = SPECS[dg.AssetKey(["ranking", spec.name])].metadata["dagster/column_lineage"].deps_by_column

@@ -10,8 +10,8 @@ import pytest
 
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
-from ray_jobs.persona_refresh import Counts, start_workers
-from ray_jobs.refresh_queue import Wanted
+from ray_jobs.personas.refresh import Counts, start_workers
+from ray_jobs.personas.refresh_queue import Wanted
 from ray_jobs.tables.personas import PERSONA_STORE, REFRESHED_PERSONAS
 from tests.faults.test_killed_refreshes import PATIENCE, ROOT, USERS, Trap
 from tests.ray_jobs.language.fault_server import FaultServer
@@ -61,7 +61,7 @@ ON_TWO_NODES = """
 import contextlib, json, os, shutil, signal, sys, tempfile
 import ray
 from ray.cluster_utils import Cluster
-from ray_jobs.persona_refresh import Config, start_workers
+from ray_jobs.personas.refresh import Config, start_workers
 
 # What Ray prints of lost nodes goes to stderr, wherever it is printed: answers have a pipe of their own.
 answers = os.fdopen(os.dup(1), "w")

@@ -8,9 +8,9 @@ import pytest
 
 from models.personas.retrieval import RetrievalConfig, near_clusters, retrieve
 from orchestration.resources.ledger import ledger_twin
-from ray_jobs import persona_serving
 from ray_jobs.databases import shared_engine
-from ray_jobs.persona_retrieval import Config, PersonaRetriever
+from ray_jobs.personas import serving as persona_serving
+from ray_jobs.personas.retrieval import Config, PersonaRetriever
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, ITEM_EMBEDDINGS, SEMANTIC_IDS
 from ray_jobs.tables.features import ITEM_POPULARITY
 from ray_jobs.text_encoding import TextEncoder, TextEncoderConfig

@@ -28,7 +28,7 @@ from orchestration.resources.tables import LocalTables
 from orchestration.resources.text_encoder import PackagedTextEncoder
 from orchestration.resources.tracking import EmbeddedTracking
 from ray_jobs.embedding_store import content_keys
-from ray_jobs.persona_lessons import Lesson, put_lessons
+from ray_jobs.personas.lessons import Lesson, put_lessons
 from ray_jobs.tables.clusters import EMBEDDING_STORE
 from ray_jobs.tables.personas import (
     PERSONA_COVERAGE,

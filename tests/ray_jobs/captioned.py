@@ -7,8 +7,8 @@ import polars as pl
 import pyarrow as pa
 
 from models.language.validation import Rules
-from ray_jobs.caption_plan import Config, plan
-from ray_jobs.captioner import Captioner
+from ray_jobs.captions.captioner import Captioner
+from ray_jobs.captions.plan import Config, plan
 from ray_jobs.interpretation.interpreter import Content, InterpretationParameters, InterpreterConfig
 from ray_jobs.interpretation.loading import load_interpreter
 from ray_jobs.language.engine import LanguageEngineConfig

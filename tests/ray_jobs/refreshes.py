@@ -14,10 +14,10 @@ from models.personas.exploration import ExplorationConfig
 from models.personas.freshness import ServedPersona
 from models.personas.interests import InterestConfig
 from ray_jobs.language.engine import LanguageEngineConfig
-from ray_jobs.persona_refresh import STORES, Config
-from ray_jobs.persona_store import StoreConfig
-from ray_jobs.persona_writing import Config as WritingConfig
-from ray_jobs.persona_writing import make_stores
+from ray_jobs.personas.refresh import STORES, Config
+from ray_jobs.personas.store import StoreConfig
+from ray_jobs.personas.writing import Config as WritingConfig
+from ray_jobs.personas.writing import make_stores
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.interactions import ITEMS
 from ray_jobs.text_encoding import TextEncoderConfig

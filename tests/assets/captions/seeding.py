@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_jobs.caption_plan import EPOCH
+from ray_jobs.captions.plan import EPOCH
 from ray_jobs.tables.captions import ITEM_CAPTIONS
 from ray_jobs.tables.interactions import ITEMS
 from tests.factories import CREATED

@@ -10,7 +10,7 @@ from assets.captions.caption_embeddings import caption_embeddings
 from assets.captions.caption_tokens import caption_tokens
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
-from ray_jobs.caption_plan import EPOCH
+from ray_jobs.captions.plan import EPOCH
 from ray_jobs.embedding_store import as_lists
 from ray_jobs.tables.captions import (
     CAPTION_EMBEDDINGS,
@@ -140,7 +140,7 @@ def test_token_sets_that_are_none_block(tables, ids, weights):
     ],
 )
 def test_tokens_that_say_little_are_told(tables, measured, complaint):
-    from ray_jobs.caption_health import health_rows
+    from ray_jobs.captions.health import health_rows
 
     tokens(tables, [("i0", [], None), ("i1", [1, 5, 9], None)])
     never = token_checks.tokens_are_healthy(tables=tables)

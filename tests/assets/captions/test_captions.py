@@ -144,7 +144,7 @@ def call_of(tables, key, run_id):
 def captions(tables, items, caption="A drama about the item {}.", version="v", pixels=None):
     import pyarrow as pa
 
-    from ray_jobs.caption_plan import EPOCH
+    from ray_jobs.captions.plan import EPOCH
 
     rows = [
         {

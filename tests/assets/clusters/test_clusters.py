@@ -16,10 +16,10 @@ from assets.clusters.registration import REGISTERED
 from assets.clusters.semantic_ids import semantic_ids
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
-from ray_jobs import clustering
-from ray_jobs.codebook_artifacts import load_assessment, load_codebooks
+from ray_jobs.clusters import clustering
+from ray_jobs.clusters.codebook_artifacts import load_assessment, load_codebooks
+from ray_jobs.clusters.semantic_id_maps import load_semantic_ids, read_semantic_ids
 from ray_jobs.embedding_store import as_matrix
-from ray_jobs.semantic_id_maps import load_semantic_ids, read_semantic_ids
 from ray_jobs.tables.clusters import (
     CLUSTER_PROFILES,
     CODEBOOKS,

@@ -9,11 +9,11 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.experiments.readable import PREPROCESSING
-from ray_jobs.summary_rollout import held_version
 from ray_jobs.tables.experiments import (
     CHAMPION,
 )
 from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
+from ray_jobs.vista.summary_rollout import held_version
 from tests.assets.experiments.nights import SKILLS, aliases, back, first_champion, night, row, second_champion
 from tests.assets.experiments.results import why
 from tests.assets.experiments.seeding import seed_rankers

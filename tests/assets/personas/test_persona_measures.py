@@ -24,10 +24,11 @@ from orchestration.resources.language_model import EmbeddedLanguageModel
 from orchestration.resources.tables import LocalTables
 from orchestration.resources.text_encoder import PackagedTextEncoder
 from orchestration.resources.tracking import EmbeddedTracking
-from ray_jobs import embedding_store, persona_writing
-from ray_jobs.persona_examined import Held, Said, is_kept, keep, parameters_of, read_examined
-from ray_jobs.persona_panels import before, choose, later_likes, make_panel, read_parameters, read_world
-from ray_jobs.persona_planning import earlier, find_all, read_history
+from ray_jobs import embedding_store
+from ray_jobs.personas import writing as persona_writing
+from ray_jobs.personas.examined import Held, Said, is_kept, keep, parameters_of, read_examined
+from ray_jobs.personas.panels import before, choose, later_likes, make_panel, read_parameters, read_world
+from ray_jobs.personas.planning import earlier, find_all, read_history
 from ray_jobs.tables.interactions import SPLITS
 from ray_jobs.tables.personas import (
     PERSONA_COVERAGE,

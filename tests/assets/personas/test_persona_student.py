@@ -19,10 +19,10 @@ from models.personas.answers import Answer, Claim, write_answer
 from orchestration.resources.language_model import EmbeddedLanguageModel, EndpointLanguageModel
 from orchestration.resources.ray_jobs import LocalRayJobs
 from orchestration.resources.text_encoder import PackagedTextEncoder
-from ray_jobs.persona_distillation import learning_users
-from ray_jobs.persona_lessons import APPEND_ONLY, HELD, part_of
-from ray_jobs.persona_prompts import Request
-from ray_jobs.persona_student import ask_student
+from ray_jobs.personas.distillation import learning_users
+from ray_jobs.personas.lessons import APPEND_ONLY, HELD, part_of
+from ray_jobs.personas.prompts import Request
+from ray_jobs.personas.student import ask_student
 from ray_jobs.tables.personas import PERSONA_COVERAGE, PERSONA_EXAMINED, PERSONA_LESSONS, PERSONA_STUDENTS
 from tests.assets.clusters.seeding import seed_captions
 from tests.assets.personas.test_personas import seed_clusters

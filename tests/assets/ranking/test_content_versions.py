@@ -14,13 +14,13 @@ from assets.vista.summarizer import summarizer
 from assets.vista.user_summaries import user_summaries
 from models.ranking.content import ContentVersionError
 from orchestration.resources.ray_jobs import LocalRayJobs
-from ray_jobs.comparison import Config, Contender, evidence_of
-from ray_jobs.comparison import run as compare
-from ray_jobs.serving_signature import request_of
-from ray_jobs.summary_rollout import release
+from ray_jobs.experiments.comparison import Config, Contender, evidence_of
+from ray_jobs.experiments.comparison import run as compare
+from ray_jobs.ranking.serving_signature import request_of
 from ray_jobs.tables.features import TRAINING_SET
 from ray_jobs.tables.ranking import RANKERS
 from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
+from ray_jobs.vista.summary_rollout import release
 from tests.assets.features.test_lineage import world
 
 VISTA = {"num_seeds": 2, "width": 8, "epochs": 1, "block_examples": 4}

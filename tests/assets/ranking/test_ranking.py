@@ -257,7 +257,7 @@ def test_a_missing_input_is_one_sentence_and_final(tables, tracking, instance):
 
 def test_every_candidate_has_a_service_of_its_own_with_exactly_what_it_reads():
     from feature_repo import services
-    from ray_jobs.ranker_data import feature_refs
+    from ray_jobs.ranking.data import feature_refs
 
     for spec in CANDIDATES:
         service = getattr(services, spec.feature_service)

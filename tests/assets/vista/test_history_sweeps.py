@@ -8,10 +8,10 @@ import torch
 from assets.vista.history_checks import history_sweeps_checks
 from assets.vista.history_sweeps import SWEEPS, history_sweeps
 from orchestration.resources.ray_jobs import LocalRayJobs
-from ray_jobs import history_sweeps as job
-from ray_jobs.history_training import Config as Training
-from ray_jobs.history_training import build_task
-from ray_jobs.sweep_cells import kept_in
+from ray_jobs.histories import sweeps as job
+from ray_jobs.histories.sweep_cells import kept_in
+from ray_jobs.histories.training import Config as Training
+from ray_jobs.histories.training import build_task
 from ray_jobs.tables.history import HISTORY_SWEEPS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from tests.factories import seed_interactions

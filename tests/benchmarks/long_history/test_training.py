@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.long_history import training
 from benchmarks.long_history.claims import Options
-from ray_jobs.peers import recbole_environment
+from ray_jobs.histories.peers import recbole_environment
 from tests.factories import seed_interactions
-from tests.ray_jobs.peers.test_recbole_environment import STAND_IN
+from tests.ray_jobs.histories.peers.test_recbole_environment import STAND_IN
 
 
 def test_rates_and_ranks_of_both_are_told(tables, tmp_path, monkeypatch):

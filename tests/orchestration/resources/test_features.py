@@ -12,7 +12,7 @@ from models.personas.freshness import ServedPersona
 from orchestration.resources.choice import resources
 from orchestration.resources.features import LocalFeatures, RedisFeatures, features_twin
 from orchestration.settings import Settings
-from ray_jobs.persona_store import StoreConfig
+from ray_jobs.personas.store import StoreConfig
 
 CREATED = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

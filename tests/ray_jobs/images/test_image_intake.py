@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_jobs import image_intake
-from ray_jobs.image_intake import images_version, plan
-from ray_jobs.image_reader import Config, ImageReader
+from ray_jobs.images import intake as image_intake
 from ray_jobs.images.decoder import DecoderPool
+from ray_jobs.images.intake import images_version, plan
 from ray_jobs.images.limits import ImageLimits, RemoteRule
+from ray_jobs.images.reader import Config, ImageReader
 from ray_jobs.images.reasons import ImageRefusedError
 from ray_jobs.images.sources import SourceConfig, SourceReader
 from ray_jobs.images.store import ImageStore

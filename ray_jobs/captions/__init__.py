@@ -1,0 +1,1 @@
+"""Captions: plan, budget, canaries, the actor that asks, accounts, tokens and embeddings."""

@@ -1,0 +1,1 @@
+"""Clusters: item embeddings, codebooks, semantic IDs, and what clusters are called."""

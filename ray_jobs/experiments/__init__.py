@@ -1,0 +1,1 @@
+"""Experiments on candidates: the evidence that a promotion rests on."""

@@ -1,0 +1,1 @@
+"""Long histories: their store, their models' training, and what these are compared by."""

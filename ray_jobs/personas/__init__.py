@@ -1,0 +1,1 @@
+"""Personas: planned, written, measured, distilled, refreshed and served."""

@@ -1,0 +1,64 @@
+"""The comparison of history models on small tables: tuned on validation, tested once, nothing trained twice."""
+
+import numpy as np
+import pytest
+
+from ray_jobs.histories import comparison as history_comparison
+from ray_jobs.histories.comparison import Config, Trial
+from ray_jobs.histories.data import Inputs
+from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
+from tests.factories import seed_interactions
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def config_of(tables, **changes):
+    return Config(
+        **(
+            {
+                "warehouse": tables.warehouse(),
+                "artifacts": tables.artifacts(),
+                "inputs": Inputs(
+                    raw_interactions=tables.version(RAW_INTERACTIONS), splits=tables.version(SPLITS), semantic_ids=None
+                ),
+                "families": ("vista",),
+                "seeds": (0, 1),
+                "grid": (Trial(learning_rate=1e-2, dropout=0.0), Trial(learning_rate=1e-4, dropout=0.0)),
+                "width": 8,
+                "layers": 1,
+                "history_events": 16,
+                "epochs": {"click": 2, "next_item": 2},
+                "resamples": 50,
+            }
+            | changes
+        )
+    )
+
+
+@pytest.fixture
+def seeded(tables):
+    seed_interactions(tables, num_users=40, events_per_user=20)
+    return tables
+
+
+def test_every_family_is_tuned_alike_and_tested_with_a_placebo_beside_floors(seeded):
+    first = history_comparison.run(config_of(seeded))
+    # Two trials and one more seed, of two objectives.
+    assert (first.num_trained, first.num_found) == (6, 0)
+    for objective in ("click", "next_item"):
+        tuned = [t for t in first.tuned if t.objective == objective]
+        assert [t.chosen for t in tuned].count(True) == 1 and max(tuned, key=lambda t: t.valid).chosen
+    key = {(x.objective, x.model, x.metric, x.baseline): x for x in first.lines}
+    assert len(key) == len(first.lines)
+    for model in ("vista", "vista_shuffled", "popularity", "item_knn", "markov_chain"):
+        assert ("next_item", model, "hr_at_200", "") in key
+    assert key["next_item", "vista", "ndcg_at_10", "markov_chain"].verdict.startswith("next_item: vista against")
+    assert key["click", "vista", "group_auc", "popularity"].num_seeds == 2
+    assert ("click", "vista_shuffled", "auc", "popularity") in key
+    for x in first.lines:
+        assert x.low <= x.value <= x.high or x.baseline or x.num_seeds > 1
+        assert np.isfinite([x.value, x.low, x.high]).all()
+    again = history_comparison.run(config_of(seeded))
+    assert (again.num_trained, again.num_found) == (0, 6) and again.lines == first.lines
+    more = history_comparison.run(config_of(seeded, seeds=(0, 1, 2), objectives=("click",)))
+    assert (more.num_trained, more.num_found) == (1, 3)
