@@ -77,18 +77,23 @@ def held_out(events: Events, split: str, limit: int) -> Targets:
     return Targets(users, places, np.maximum(events.offsets[users], places - limit))
 
 
-def cut_windows(events: Events, limit: int) -> Windows:
+def cut_windows(events: Events, limit: int, phases: np.ndarray) -> Windows:
     """Windows of at most ``limit`` events that make every training event but each user's first a target once.
 
-    They are cut from the end, where users are when they are evaluated; a user's first window is the short one.
+    Args:
+        events: All events.
+        limit: Most events of a window.
+        phases: Events of the first window of users with more than ``limit``, 1 to ``limit``. Other ones in every epoch
+            let a target be seen with few events before it and with many, as users are when they are evaluated.
     """
     begins, stops = events.offsets[:-1], train_stops(events.offsets) - 1
     lengths = np.maximum(stops - begins, 0)
-    counts = -(-lengths // limit)
+    first = np.where(lengths > limit, phases, lengths)
+    counts = np.where(lengths > 0, 1 - (first - lengths) // limit, 0)
     users = np.repeat(np.arange(len(lengths)), counts)
     nth = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    ends = stops[users] - nth * limit
-    return Windows(np.maximum(begins[users], ends - limit), ends)
+    ends = np.minimum(begins[users] + first[users] + nth * limit, stops[users])
+    return Windows(begins[users] + np.where(nth > 0, first[users] + (nth - 1) * limit, 0), ends)
 
 
 def cut_anchored_blocks(events: Events, size: int, limit: int, phases: np.ndarray) -> AnchoredBlocks:

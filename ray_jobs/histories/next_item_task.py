@@ -90,7 +90,7 @@ class NextItemTask(HistoryTask):
         self.counts_I = np.bincount(self.events.items[learned], minlength=len(self.catalogue.ids))
         self.seen_S = np.flatnonzero(self.counts_I)
         self.by_states = issubclass(FAMILIES[config.family].model, NextItemModel)
-        if not cut_windows(self.events, config.history_events).starts.size:
+        if not self.num_examples(1):
             raise ValueError("No user has two events to learn from: check interactions/raw_interactions.")
         for split in SPLIT_NAMES[1:]:
             if met_before(self.events, self.targets(split)).all():
@@ -118,7 +118,8 @@ class NextItemTask(HistoryTask):
         """See `Task.train_batches`."""
         rng = np.random.default_rng([self.config.training.seed, epoch, 1])
         if self.by_states:
-            found = cut_windows(self.events, self.config.history_events)
+            limit = self.config.history_events
+            found = cut_windows(self.events, limit, rng.integers(1, limit + 1, len(self.events.offsets) - 1))
             for chosen in self.batches_of(found.stops - found.starts, epoch, rank, world):
                 yield self._windows(found.starts[chosen], found.stops[chosen], rng)
             return

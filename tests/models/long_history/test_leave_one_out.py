@@ -38,9 +38,13 @@ def test_the_last_event_is_test_and_the_one_before_is_valid(events):
         assert stop == (end - 2 if end - first >= 3 else end)
 
 
-def test_windows_make_every_training_event_a_target_once(events):
-    found = cut_windows(events, limit=3)
+@pytest.mark.parametrize("phase", [1, 2, 3])
+def test_windows_make_every_training_event_a_target_once(events, phase):
+    found = cut_windows(events, 3, np.full(12, phase))
     assert (found.stops - found.starts <= 3).all() and (found.stops > found.starts).all()
+    firsts = {p: stop - p for p, stop in zip(*found, strict=True) if p in events.offsets[:-1]}
+    lengths = dict(zip(events.offsets[:-1], train_stops(events.offsets) - 1 - events.offsets[:-1], strict=True))
+    assert firsts and all(n == (phase if lengths[p] > 3 else lengths[p]) for p, n in firsts.items())
     targets = np.concatenate([np.arange(a + 1, b + 1) for a, b in zip(*found, strict=True)])
     assert sorted(targets) == learned_targets(events)
 
