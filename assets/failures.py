@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import dagster as dg
+import pydantic
 
 Body = TypeVar("Body", bound=Callable[..., Any])
 
@@ -35,7 +36,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def sentence(error: BaseException) -> str:
-    """First line of an error's message; its type's name where it has none."""
+    """First line of an error's message; its type's name where it has none; of pydantic's, what was refused and why."""
+    if isinstance(error, pydantic.ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or error.title} is {each['input']!r}, but {each['msg']}"
+            for each in error.errors()
+        )
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -7,6 +7,7 @@ import pydantic
 
 from assets.captions.token_charts import fields_markdown, token_figures, tokens_markdown
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Tables
@@ -16,7 +17,7 @@ from ray_jobs.tables.captions import CAPTION_HEALTH, CAPTION_TOKENS, CAPTION_VOC
 CODE_VERSION = "2"
 
 
-class Tokens(dg.Config):
+class Tokens(Knobs):
     """Parameters of the tokens; each of them is part of the version."""
 
     max_tokens: int = pydantic.Field(24, description="Most tokens of an item that are words, pairs of words or fields.")

@@ -8,6 +8,7 @@ import pydantic
 from assets.captions.charts import caption_figures, examples_markdown
 from assets.captions.exchanges import log_run
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import LLM_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Interpreter, RayJobs, Tables, Tracking
@@ -19,7 +20,7 @@ CODE_VERSION = "2"
 NOTHING_SPENT = {"llm_calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "cache_hit_rate": 1.0}
 
 
-class Captioning(dg.Config):
+class Captioning(Knobs):
     """Knobs of the job that a run may set; none of them changes a caption."""
 
     batch_size: int = pydantic.Field(64, description="Contents that an actor captions and stores at once.")

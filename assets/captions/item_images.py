@@ -8,6 +8,7 @@ import pydantic
 
 from assets.captions.image_charts import image_figures
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Dataset, RayJobs, Tables
@@ -16,7 +17,7 @@ from ray_jobs.tables.captions import ITEM_IMAGES
 CODE_VERSION = "1"
 
 
-class ImageIntake(dg.Config):
+class ImageIntake(Knobs):
     """Knobs of the job that a run may set. Hosts and roots are settings of the dataset."""
 
     replay: bool = pydantic.Field(False, description="Try every quarantined image again.")

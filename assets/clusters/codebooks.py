@@ -8,6 +8,7 @@ import pydantic
 
 from assets.clusters.quality_report import quality_metadata
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables
@@ -18,7 +19,7 @@ CODE_VERSION = "3"
 METHODS = ("rq_kmeans", "rq_vae")
 
 
-class CodebooksConfig(dg.Config):
+class CodebooksConfig(Knobs):
     """Knobs of the codebooks."""
 
     method: str = pydantic.Field("rq_kmeans", description="Quantiser: `rq_kmeans` or `rq_vae`.")

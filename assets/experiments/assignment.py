@@ -10,6 +10,7 @@ import pydantic
 
 from assets.experiments.records import AB_EXPERIMENT, ExperimentRecord
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Ledger, Tables
@@ -21,7 +22,7 @@ CODE_VERSION = "1"
 EVEN = {"control": 0.5, "treatment": 0.5}
 
 
-class AssignmentConfig(dg.Config):
+class AssignmentConfig(Knobs):
     """One online experiment."""
 
     experiment: str = pydantic.Field(AB_EXPERIMENT, min_length=1, description="Its name.")

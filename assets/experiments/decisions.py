@@ -5,18 +5,18 @@ import json
 import math
 from typing import Any, NamedTuple
 
-import dagster as dg
 import pydantic
 
 from assets.experiments.candidates import rankers
 from assets.experiments.records import CandidateRecord, Pointer
+from assets.knobs import Knobs
 from assets.resources import Ledger, Tables
 from ray_jobs.tables.experiments import CHALLENGER
 
 REFUSED, PROMOTED = "reject", "promote"
 
 
-class GateConfig(dg.Config):
+class GateConfig(Knobs):
     """What the gate asks for."""
 
     max_ece: float = pydantic.Field(0.05, gt=0, le=1, description="Largest expected calibration error on test.")

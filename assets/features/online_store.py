@@ -10,6 +10,7 @@ from assets.failures import data_errors_are_final
 from assets.features.published_views import VIEWS, publish
 from assets.features.publishing import bring_online, moment, outdated, requests, standing, table_version
 from assets.features.summary_coverage import summary_coverage
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Features, Tables
@@ -19,7 +20,7 @@ CODE_VERSION = "2"
 MEASURED_SERVICE = "ranker_dlrm_vista_v1"
 
 
-class OnlineStoreConfig(dg.Config):
+class OnlineStoreConfig(Knobs):
     """How the online store is brought up to date."""
 
     end: str = pydantic.Field(

@@ -9,6 +9,7 @@ from assets.failures import data_errors_are_final
 from assets.features.joining import JOINED_VIEWS, Joined
 from assets.features.plots import shares
 from assets.features.published_views import publication_version, publish
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata, sample_markdown
 from assets.resources import Features, Tables
@@ -26,7 +27,7 @@ class PointInTime(enum.Enum):
     KNOWLEDGE = "knowledge"
 
 
-class TrainingSetConfig(dg.Config):
+class TrainingSetConfig(Knobs):
     """How the training set is joined."""
 
     point_in_time: PointInTime = pydantic.Field(

@@ -9,6 +9,7 @@ import pydantic
 
 from assets.failures import data_errors_are_final
 from assets.features.histories import activity_by_moment, users_in_buckets
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata, sample_markdown
 from assets.resources import Tables
@@ -20,7 +21,7 @@ from ray_jobs.warehouse import TIMESTAMP
 CODE_VERSION = "1"
 
 
-class UserActivityConfig(dg.Config):
+class UserActivityConfig(Knobs):
     """How histories are summed up."""
 
     num_recent: int = pydantic.Field(20, ge=1, description="Length of the list of last items.")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from assets.interactions import examples
 from assets.interactions.charts import examples_by_split
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import Dataset, Tables
@@ -17,7 +18,7 @@ from ray_jobs.tables.interactions import ITEMS, RAW_INTERACTIONS, SPLITS
 CODE_VERSION = "1"
 
 
-class SplitsConfig(dg.Config):
+class SplitsConfig(Knobs):
     """How examples are labelled and split."""
 
     split: Literal["", "global_time", "leave_one_out"] = Field(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.personas.measure_report import headline, measures_plot, said_of
 from assets.personas.measure_tracking import log_measures
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
@@ -26,7 +27,7 @@ INPUTS = (USER_PERSONAS, SPLITS, ITEMS, ITEM_CAPTIONS, SEMANTIC_IDS, CLUSTER_PRO
 IF_THERE = (PERSONA_STUDENTS, PERSONA_EXAMINED)
 
 
-class MeasuresConfig(dg.Config):
+class MeasuresConfig(Knobs):
     """What the measures are cut by; see `ray_jobs.personas.measuring.Knobs`."""
 
     max_users: int = pydantic.Field(2000, ge=2, description="Users whose planned personas are measured, at random.")

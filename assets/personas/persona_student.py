@@ -8,6 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.personas.student_charts import fidelity_plot, fidelity_table, loss_curve
 from assets.personas.students import costs_and_metrics, register
 from assets.policies import FRESH_YEARLY, LLM_POOL, ON_DEMAND_TAG, RETRY_TRANSIENT, on_demand
@@ -22,7 +23,7 @@ CODE_VERSION = "3"
 INPUTS = (SPLITS, ITEMS, SEMANTIC_IDS, CLUSTER_PROFILES)
 
 
-class DistillationConfig(dg.Config):
+class DistillationConfig(Knobs):
     """Knobs of lessons, training and gates."""
 
     token_budget: int = pydantic.Field(300_000, ge=1, description="Tokens that the teacher's lessons may cost.")

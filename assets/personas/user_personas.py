@@ -6,6 +6,7 @@ import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.personas.samples import sample_personas
 from assets.personas.students import released_student
 from assets.policies import LLM_POOL, ON_CHANGE, RETRY_TRANSIENT
@@ -27,7 +28,7 @@ CODE_VERSION = "2"
 NOTHING_SPENT = dict.fromkeys(["llm_calls", "prompt_tokens", "completion_tokens", "usd"], 0) | {"cache_hit_rate": 1.0}
 
 
-class PersonasConfig(dg.Config):
+class PersonasConfig(Knobs):
     """Knobs of the personas."""
 
     writer: str = pydantic.Field("", description="`teacher` or `student`; empty: the platform's choice.")

@@ -9,6 +9,7 @@ import pydantic
 
 from assets.failures import data_errors_are_final
 from assets.figures import inline
+from assets.knobs import Knobs
 from assets.policies import experiment
 from assets.ranking import ablation_report
 from assets.ranking.ablation_tracking import log_experiment
@@ -27,7 +28,7 @@ RULES = ("global_time", "leave_one_out")
 PLACEBOS = ("title_permuted", "dense_permuted", "tokens_permuted", "tokens_random")
 
 
-class AblationConfig(dg.Config):
+class AblationConfig(Knobs):
     """How the experiment is run. The same for all arms; nothing is tuned for one of them."""
 
     seeds: int = pydantic.Field(5, ge=1, description="Trainings of each arm under each rule, with seeds 0, 1, ...")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import ON_CHANGE, RETRY_TRANSIENT
 from assets.ranking.registration import EXPERIMENT
 from assets.ranking.specs import CANDIDATES
@@ -24,7 +25,7 @@ SHOWN = ("auc", "logloss", "normalized_entropy", "ece", "hr_at_10", "ndcg_at_10"
 VERDICT = "**Verdict.**"
 
 
-class LeaderboardConfig(dg.Config):
+class LeaderboardConfig(Knobs):
     """How candidates are compared."""
 
     resamples: int = pydantic.Field(1000, ge=1, description="Bootstrap resamples of users.")

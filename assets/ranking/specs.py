@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, Literal
 
-import dagster as dg
 import pydantic
 
+from assets.knobs import Knobs
 from assets.resources import Tables
 from models.identity import version_of
 from ray_jobs.tables.captions import CAPTION_TOKENS
@@ -104,7 +104,7 @@ CANDIDATES = (
 )
 
 
-class RankerConfig(dg.Config):
+class RankerConfig(Knobs):
     """What can be set in the Launchpad. All of it is part of a candidate's version."""
 
     seed: int = pydantic.Field(0, description="Seed of weights, dropout and order.")

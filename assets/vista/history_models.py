@@ -9,6 +9,7 @@ import pydantic
 
 from assets.failures import data_errors_are_final
 from assets.figures import inline
+from assets.knobs import Knobs
 from assets.policies import experiment
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
@@ -25,7 +26,7 @@ OBJECTIVES = ("next_item", "click")
 RATES, DROPOUTS = (2e-3, 5e-3), (0.1, 0.4)
 
 
-class HistoryModelsConfig(dg.Config):
+class HistoryModelsConfig(Knobs):
     """How models of long histories are compared. Alike for all families: nothing is tuned for one of them."""
 
     families: list[str] = pydantic.Field([*MODELS], description="Families.")

@@ -9,6 +9,7 @@ import pydantic
 
 from assets.failures import data_errors_are_final
 from assets.figures import inline
+from assets.knobs import Knobs
 from assets.policies import experiment
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
@@ -23,7 +24,7 @@ CODE_VERSION = "1"
 SWEEPS = ("seeds", "precision", "staleness", "length")
 
 
-class HistorySweepsConfig(dg.Config):
+class HistorySweepsConfig(Knobs):
     """What is swept, and the model in the middle."""
 
     sweeps: list[str] = pydantic.Field([*SWEEPS], description="Which sweeps.")

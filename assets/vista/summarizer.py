@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import GPU_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables, Tracking
@@ -24,7 +25,7 @@ from ray_jobs.tables.vista import VISTA_MODELS
 CODE_VERSION = "2"
 
 
-class SummarizerConfig(dg.Config):
+class SummarizerConfig(Knobs):
     """Knobs of the model and of its training."""
 
     family: str = pydantic.Field("vista", description="`vista`, or `vista_causal`: new events extend its cache.")

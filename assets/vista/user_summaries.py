@@ -4,6 +4,7 @@ import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.policies import GPU_POOL, ON_CHANGE, RETRY_TRANSIENT
 from assets.reporting import Report, definition_metadata
 from assets.resources import RayJobs, Tables
@@ -15,7 +16,7 @@ from ray_jobs.tables.vista import USER_SUMMARIES, VISTA_MODELS
 CODE_VERSION = "2"
 
 
-class UserSummariesConfig(dg.Config):
+class UserSummariesConfig(Knobs):
     """Knobs of the export. Only the format changes what is stored, and with it the content version."""
 
     precision: Precision = pydantic.Field(

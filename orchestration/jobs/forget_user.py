@@ -10,12 +10,13 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from assets.failures import data_errors_are_final
 from assets.forget_records import ForgetCertificate
+from assets.knobs import Knobs
 from assets.resources import Features, Ledger, Tables, TextEncoder, Tracking
 
 POLL_SECONDS = 5.0
 
 
-class ForgetConfig(dg.Config):
+class ForgetConfig(Knobs):
     """Whom to forget, and why. Ids come in a file: Dagster keeps a run's config for ever."""
 
     users_file: str = pydantic.Field(

@@ -4,10 +4,11 @@ import dagster as dg
 import pydantic
 
 from assets.failures import data_errors_are_final
+from assets.knobs import Knobs
 from assets.resources import Ledger, Tables
 
 
-class ExportConfig(dg.Config):
+class ExportConfig(Knobs):
     """Where the refused rows go."""
 
     folder: str = pydantic.Field(description="Folder or URL; `interactions.csv` is written there.")
@@ -37,7 +38,7 @@ def export_quarantine_job() -> None:
     write_refused_rows()
 
 
-class ReplayConfig(dg.Config):
+class ReplayConfig(Knobs):
     """Where the mended rows are."""
 
     mended: str = pydantic.Field(

@@ -3,6 +3,7 @@
 import dagster as dg
 import pydantic
 
+from assets.knobs import Knobs
 from assets.resources import tag_process
 from orchestration.refresh import ROUTINE, materialize, reap_lost_runs, unfinished
 
@@ -33,7 +34,7 @@ rebuild_clusters = dg.define_asset_job(
 )
 
 
-class RematerializeFailedConfig(dg.Config):
+class RematerializeFailedConfig(Knobs):
     """What to do with what the last attempts left undone."""
 
     dry_run: bool = pydantic.Field(False, description="Only log what would be made.")

@@ -3,10 +3,11 @@
 import dagster as dg
 import pydantic
 
+from assets.knobs import Knobs
 from assets.resources import Ledger, Tables, Tracking
 
 
-class RollbackConfig(dg.Config):
+class RollbackConfig(Knobs):
     """Where to go back to, and why."""
 
     reason: str = pydantic.Field(

@@ -57,6 +57,16 @@ def test_assets_are_thin_pages(path):
         assert not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("dg.Definitions", "dg.definitions"))
 
 
+def test_whatever_a_launchpad_takes_tells_its_errors_in_a_sentence():
+    derived = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and "dg.Config" in map(ast.unparse, node.bases)
+    ]
+    assert derived == ["assets/knobs.py"], "configurations derive from assets.knobs.Knobs"
+
+
 def test_every_package_ships_its_own_modules_only():
     packages = {p.parent.relative_to(ROOT).parts[0] for p in SOURCES}
     assert packages == set(PACKAGES)
