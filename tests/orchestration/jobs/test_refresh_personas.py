@@ -172,7 +172,7 @@ def test_a_model_that_refuses_makes_the_run_red_users_wait_and_alerts_tell(platf
     model.before = lambda prompt: {"status": 401, "raw": "{}"}
     done, told = launch(resources, instance)
     said = done.failure_data_for_node("drain_persona_queue").user_failure_data.description
-    assert not done.success and "persona_refresh" in said and told["queue_depth"] == 6 and told["queue_due"] == 0
+    assert not done.success and "personas.refresh" in said and told["queue_depth"] == 6 and told["queue_due"] == 0
     queue.enqueue([Wanted("u9", "missing")])
     assert "The last refresh_personas failed: 1 refreshes" in tick(resources, settings, instance).skip_message, (
         "not again at once"

@@ -141,7 +141,7 @@ def test_a_kill_pays_again_only_for_what_was_in_flight(tables):
     with FaultServer(lambda body, n: record() if n < in_time else {"text": record(), "seconds": 60}) as server:
         config = config_for(tables, "", interpreter=endpoint(server, max_in_flight=4), rules=Rules(), batch_size=40)
         command = [sys.executable, "-W", "ignore", "-c", KILLED]
-        run = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        run = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
         run.stdin.write(config.model_dump_json())
         run.stdin.close()
         warehouse = tables.warehouse()

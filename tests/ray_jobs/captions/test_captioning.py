@@ -210,7 +210,7 @@ def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluste
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
     )
     run.stdin.write(json.dumps(config.model_dump(mode="json")))

@@ -77,7 +77,7 @@ def test_a_killed_training_resumes_bit_equal(trained, tmp_path):
     assert job.name == trained[0].name, "where it runs is no part of the version"
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.ray_jobs.clusters.test_rqvae_training", str(tmp_path)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"RQVAE_PACE": "0.1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
