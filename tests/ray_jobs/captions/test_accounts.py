@@ -145,9 +145,8 @@ def test_a_kill_pays_again_only_for_what_was_in_flight(tables):
         run.stdin.write(config.model_dump_json())
         run.stdin.close()
         warehouse = tables.warehouse()
-        while run.poll() is None and not (
-            warehouse.exists(CAPTION_STORE) and warehouse.num_rows(CAPTION_STORE) == in_time
-        ):
+        # The ledger comes after the store.
+        while run.poll() is None and not (warehouse.exists(CALL_LEDGER) and warehouse.num_rows(CALL_LEDGER) == in_time):
             time.sleep(0.05)
         assert run.poll() is None
         run.kill()
