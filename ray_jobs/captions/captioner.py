@@ -32,6 +32,9 @@ from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_
 COUNTS = ("done", "stored", "dead", "deferred", "calls", "completion_tokens")
 # Runs that a content may fail for a passing reason before it is given up for good.
 TRANSIENT_RUNS = 3
+# Seconds before the first answers of a batch are kept, by a model of one's own. It waits for every write itself, and
+# every write makes each later look into the store slower; what a kill takes from it is seconds of work, and no money.
+OWN_REST = 10.0
 # Item and pixel digest of a content, by key.
 Places = Mapping[str, tuple[str, Any]]
 NO_ROOM = Problem("budget", "The budget had no room for a repair: materialize again with a new budget.")
@@ -174,7 +177,8 @@ class Captioner:
         price = self.config.interpreter.engine
         spent, usd = 0, 0.0
         stored: set[str] = set()
-        keeper = Keeper(lambda fresh: self._keep(fresh, purpose, places, stored))
+        billed = self.config.interpreter.kind == "endpoint"
+        keeper = Keeper(lambda fresh: self._keep(fresh, purpose, places, stored), at_first=0.0 if billed else OWN_REST)
 
         def take(row: int, answer: Answer) -> None:
             nonlocal spent, usd

@@ -10,17 +10,18 @@ class Keeper:
     """Hands what is taken to ``keep``: at once if ``keep`` has rested as long as it last took, else soon after.
 
     So at most half of the time goes into keeping, however slow the store is, and nothing waits longer than two
-    writes, even if nothing else comes. What could not be kept is tried again with what comes next.
+    writes, or the first rest, even if nothing else comes. What could not be kept is tried again with what comes next.
 
     Args:
         keep: Writes a batch durably; is never called by two threads at a time.
+        at_first: Seconds of rest before the first write.
     """
 
-    def __init__(self, keep: Callable[[Sequence[Any]], None]):
+    def __init__(self, keep: Callable[[Sequence[Any]], None], at_first: float = 0.0):
         self._write = keep
         self._fresh: list[Any] = []
         self._lock = threading.Lock()
-        self._due = 0.0
+        self._due = time.monotonic() + at_first
         self._timer: threading.Timer | None = None
 
     def take(self, thing: Any) -> None:

@@ -25,6 +25,16 @@ def test_what_comes_while_a_write_rests_is_kept_soon_though_nothing_else_comes()
     assert len(kept) == 2
 
 
+def test_who_rests_at_first_keeps_all_together():
+    kept = []
+    keeper = Keeper(lambda batch: kept.append(list(batch)), at_first=600.0)
+    for thing in range(3):
+        keeper.take(thing)
+    assert kept == []
+    keeper.finish()
+    assert kept == [[0, 1, 2]]
+
+
 def test_what_could_not_be_kept_is_tried_again():
     kept = []
 
