@@ -36,12 +36,13 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def sentence(error: BaseException) -> str:
-    """First line of an error's message; its type's name where it has none; of pydantic's, what was refused and why."""
+    """First line of an error's message; its type's name where it has none; of pydantic's, what was refused and why.
+
+    Refused values are not told: among them may be an address with its password.
+    """
     if isinstance(error, pydantic.ValidationError):
-        return "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or error.title} is {each['input']!r}, but {each['msg']}"
-            for each in error.errors()
-        )
+        refused = error.errors(include_input=False)
+        return "; ".join(f"{'.'.join(map(str, each['loc'])) or error.title}: {each['msg']}" for each in refused)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

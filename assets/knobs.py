@@ -5,8 +5,6 @@ from typing import Any
 import dagster as dg
 import pydantic
 
-from assets.failures import sentence
-
 
 class Knobs(dg.Config):
     """Configuration of an asset or an op.
@@ -22,4 +20,9 @@ class Knobs(dg.Config):
         try:
             super().__init__(**given)
         except pydantic.ValidationError as error:
-            raise dg.Failure(f"{sentence(error)}: correct the run's configuration.", allow_retries=False) from error
+            # Values are told: Dagster shows a run's configuration beside it anyway.
+            refused = "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or error.title} is {each['input']!r}, but {each['msg']}"
+                for each in error.errors()
+            )
+            raise dg.Failure(f"{refused}: correct the run's configuration.", allow_retries=False) from error

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ray_jobs.artifacts import ArtifactStore
     from ray_jobs.interpretation.interpreter import InterpreterConfig
     from ray_jobs.language.engine import LanguageEngineConfig
-    from ray_jobs.personas.queue import PersonaQueue
+    from ray_jobs.personas.sql_queue import PersonaQueue
     from ray_jobs.personas.store import StoreConfig
     from ray_jobs.text_encoding import TextEncoderConfig
 

@@ -152,7 +152,7 @@ class Peer:
         """Takes waiting rows."""
         import sqlalchemy as sa
 
-        from ray_jobs.personas.queue import PERSONA_REFRESH, C
+        from ray_jobs.personas.sql_queue import PERSONA_REFRESH, C
 
         with self.engine.begin() as connection:
             due = sa.select(PERSONA_REFRESH).where(C.state == "queued").order_by(C.priority, C.enqueued, C.id)
@@ -165,7 +165,7 @@ class Peer:
         """Ends them."""
         import sqlalchemy as sa
 
-        from ray_jobs.personas.queue import PERSONA_REFRESH, C
+        from ray_jobs.personas.sql_queue import PERSONA_REFRESH, C
 
         with self.engine.begin() as connection:
             done = sa.update(PERSONA_REFRESH).where(C.id.in_([r.id for r in rows])).values(state="done", finished=NOW)
@@ -178,8 +178,8 @@ def leases(name: str, url: str, rows: int, repeats: int) -> None:
 
     from orchestration.resources.ledger import ledger_twin
     from ray_jobs.databases import shared_engine
-    from ray_jobs.personas.queue import PERSONA_REFRESH, C
-    from ray_jobs.personas.refresh_queue import REFRESHED
+    from ray_jobs.personas.queue import REFRESHED
+    from ray_jobs.personas.sql_queue import PERSONA_REFRESH, C
 
     queue, peer, at_once, later = ledger_twin(url).persona_queue(), Peer(url), 8, NOW + dt.timedelta(seconds=60)
     queue.stats()

@@ -1,15 +1,14 @@
 """The one training loop: Ray Train workers, whole checkpoints, resume, early stopping. A task says what is trained.
 
 A job writes a `Task` (network, batches, loss, evaluation), a module-level function that builds it from the job's
-config, and calls `fit`::
+config, and calls `fit_as`::
 
     def build_task(config: Config) -> Task: ...      # runs in every worker; reads its own tables
 
-    fitted = fit(build_task, config, name=version, artifacts=config.artifacts, options=config.training,
-                 workers=config.workers, use_gpu=config.use_gpu)
+    fitted = fit_as(build_task, config)      # `fit` with each argument, if the config is not a `Trainable`
     model = read_model(config.artifacts, fitted.name)   # weights, constructor, preprocessing (ray_jobs.checkpoints)
 
-``name`` is the version of the training: of its inputs, parameters and code. A finished training of that name is
+Its name is the version of the training: of its inputs, parameters and code. A finished training of that name is
 returned at once, an interrupted one resumes after its last whole epoch. Random numbers are a function of (seed,
 epoch, rank), set anew at every epoch, so that a resumed training is bit-equal to an uninterrupted one.
 """
@@ -42,7 +41,7 @@ from ray_jobs.checkpoints import (
 from ray_jobs.filesystems import filesystem_at
 from ray_jobs.progress import logger
 from ray_jobs.training_network import TrainedNetwork
-from ray_jobs.training_task import Task, TrainingOptions
+from ray_jobs.training_task import Task, Trainable, TrainingOptions
 
 SAY_EVERY = 5.0
 
@@ -62,6 +61,21 @@ class Fitted(pydantic.BaseModel, frozen=True):
     history: list[dict[str, float]] = pydantic.Field(description="One record an epoch.")
     seconds: float = pydantic.Field(description="Training time of all epochs.")
     trained: bool = pydantic.Field(description="False if the finished model was there and nothing ran.")
+
+
+def fit_as(build: Callable[[Any], Task], config: Trainable) -> Fitted:
+    """`fit` as the config says."""
+    return fit(
+        build,
+        config,
+        name=config.name,
+        artifacts=config.artifacts,
+        options=config.training,
+        workers=config.workers,
+        use_gpu=config.use_gpu,
+        cpus_per_worker=config.cpus_per_worker,
+        acceleration=config.acceleration,
+    )
 
 
 def fit(

@@ -2,10 +2,13 @@
 
 import abc
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import pydantic
 import torch
+
+from ray_jobs.acceleration import Acceleration
+from ray_jobs.artifacts import ArtifactStore
 
 
 def fitting_batch(size: int, units: int, *, smallest: int, steps: int) -> int:
@@ -99,3 +102,35 @@ class TrainingOptions(pydantic.BaseModel, frozen=True):
         "auto", description="`auto`: the worker's GPU if it was given one, else the CPU."
     )
     amp: Literal["off", "bf16"] = pydantic.Field("off", description="Automatic mixed precision.")
+
+
+class Trainable(Protocol):
+    """What `ray_jobs.training.fit_as` reads of a job's config, which is also what the task is made from."""
+
+    @property
+    def name(self) -> str:
+        """Version of the training."""
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """Where checkpoints and the model go."""
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How it is trained."""
+
+    @property
+    def workers(self) -> int:
+        """Ray Train workers."""
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether each worker gets a GPU."""
+
+    @property
+    def cpus_per_worker(self) -> float:
+        """CPUs of each worker."""
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """How workers train together."""

@@ -28,7 +28,7 @@ IF_THERE = (PERSONA_STUDENTS, PERSONA_EXAMINED)
 
 
 class MeasuresConfig(Knobs):
-    """What the measures are cut by; see `ray_jobs.personas.measuring.Knobs`."""
+    """What the measures are cut by; see `ray_jobs.personas.panel_measures.Knobs`."""
 
     max_users: int = pydantic.Field(2000, ge=2, description="Users whose planned personas are measured, at random.")
     false_accept_rate: float = pydantic.Field(0.05, gt=0, lt=1, description="Others' citations that pass as grounded.")
@@ -42,7 +42,7 @@ def measures_job(config: MeasuresConfig, tables: Tables, encoder: Any) -> Any:
     """The job's config."""
     from models.personas.retrieval import RetrievalConfig
     from ray_jobs.personas.measures import Config
-    from ray_jobs.personas.measuring import Knobs
+    from ray_jobs.personas.panel_measures import Knobs
 
     knobs = config.model_dump(include={"false_accept_rate", "draws", "resamples", "seed"})
     return Config(

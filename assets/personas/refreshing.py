@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray_jobs.personas import refresh as persona_refresh
     from ray_jobs.personas import retrieval as persona_retrieval
     from ray_jobs.personas import serving as persona_serving
-    from ray_jobs.personas.queue import PersonaQueue
+    from ray_jobs.personas.sql_queue import PersonaQueue
 
 KEY = dg.AssetKey(["personas", "user_personas"])
 # Of whom histories are read, and whose rows are locked, together.
@@ -168,7 +168,7 @@ def ask_for_written(tables: Tables, job: "persona_refresh.Config") -> int:
     """
     from ray_jobs.personas.batches import history_digests
     from ray_jobs.personas.planning import read_newest
-    from ray_jobs.personas.refresh_queue import Wanted
+    from ray_jobs.personas.queue import Wanted
 
     users = tables.read(USER_PERSONAS, ["user_id"])["user_id"].to_pylist()
     asked = 0

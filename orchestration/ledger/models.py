@@ -8,7 +8,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ray_jobs.databases import UtcTimestamp
-from ray_jobs.personas.queue import PERSONA_REFRESH
+from ray_jobs.personas.sql_queue import PERSONA_REFRESH
 
 
 class AppendOnlyError(RuntimeError):
@@ -120,7 +120,7 @@ class Alert(Base):
 
 
 class PersonaRefresh(Base):
-    """One user whose persona is to be written anew, or was. Workers lease it by `ray_jobs.personas.queue`."""
+    """One user whose persona is to be written anew, or was. Workers lease it by `ray_jobs.personas.sql_queue`."""
 
     # Their very table, so that there is no second description of it to keep up.
     __table__ = PERSONA_REFRESH.to_metadata(Base.metadata)

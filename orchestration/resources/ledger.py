@@ -10,7 +10,7 @@ import pydantic
 
 from assets.experiments.records import CandidateRecord, ExperimentRecord, Pointer, PromotionRecord
 from orchestration.resources.forget_book import ForgetBook
-from ray_jobs.personas.queue import PersonaQueue
+from ray_jobs.personas.sql_queue import PersonaQueue
 
 
 def _now() -> dt.datetime:

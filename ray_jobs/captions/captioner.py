@@ -32,8 +32,8 @@ from ray_jobs.tables.captions import CALL_LEDGER, CAPTION_DEAD_LETTERS, CAPTION_
 COUNTS = ("done", "stored", "dead", "deferred", "calls", "completion_tokens")
 # Runs that a content may fail for a passing reason before it is given up for good.
 TRANSIENT_RUNS = 3
-# Seconds before the first answers of a batch are kept, by a model of one's own. It waits for every write itself, and
-# every write makes each later look into the store slower; what a kill takes from it is seconds of work, and no money.
+# Seconds before the first answers of a batch are kept, by a model of one's own, so that most batches are one commit. It
+# waits for every write itself; what a kill takes from it is seconds of work, and no money.
 OWN_REST = 10.0
 # Item and pixel digest of a content, by key.
 Places = Mapping[str, tuple[str, Any]]

@@ -19,7 +19,7 @@ from ray_jobs.acceleration import Acceleration
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.checkpoints import read_model
 from ray_jobs.embedding_store import item_vectors
-from ray_jobs.training import Fitted, fit
+from ray_jobs.training import Fitted, fit_as
 from ray_jobs.training_task import Loss, Task, TrainingOptions, fitting_batch
 from ray_jobs.warehouse import Warehouse
 
@@ -158,15 +158,5 @@ def load_rqvae(artifacts: ArtifactStore, name: str) -> RqVae:
 
 def train_rqvae(config: Config) -> tuple[RqVae, Fitted]:
     """Trains, or finds the finished training of the same name."""
-    fitted = fit(
-        build_task,
-        config,
-        name=config.name,
-        artifacts=config.artifacts,
-        options=config.training,
-        workers=config.workers,
-        use_gpu=config.use_gpu,
-        acceleration=config.acceleration,
-        cpus_per_worker=config.cpus_per_worker,
-    )
+    fitted = fit_as(build_task, config)
     return load_rqvae(config.artifacts, fitted.name), fitted

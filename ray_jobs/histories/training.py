@@ -17,7 +17,7 @@ from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.histories.data import SPLIT_NAMES, Inputs
 from ray_jobs.histories.next_item_task import NextItemTask
 from ray_jobs.histories.task import ClickTask, HistoryConfig
-from ray_jobs.training import Fitted, fit
+from ray_jobs.training import Fitted, fit_as
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
@@ -117,17 +117,7 @@ def train(config: Config, task: HistoryTaskOf | None = None) -> Fitted:
         config: The training.
         task: Its task, if the caller has built it already and trains in this process.
     """
-    return fit(
-        build_task if task is None else lambda _: task,
-        config,
-        name=config.name,
-        artifacts=config.artifacts,
-        options=config.training,
-        workers=config.workers,
-        use_gpu=config.use_gpu,
-        acceleration=config.acceleration,
-        cpus_per_worker=config.cpus_per_worker,
-    )
+    return fit_as(build_task if task is None else lambda _: task, config)
 
 
 class LoadedHistoryModel(NamedTuple):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from models.personas.freshness import Event, FreshnessConfig, ServedPersona, clusters_digest
 from models.personas.interests import InterestConfig
 from ray_jobs.personas.planning import Plan, read_newest
-from ray_jobs.personas.refresh_queue import Lease
+from ray_jobs.personas.queue import Lease
 from ray_jobs.personas.store import PersonaStore
 from ray_jobs.personas.writing import Config, plan_personas
 from ray_jobs.tables.personas import PERSONA_DEAD_LETTERS, REFRESHED_PERSONAS

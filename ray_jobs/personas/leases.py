@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ray_jobs.personas.refresh_queue import Lease, QueueUnavailableError, RefreshQueue
+from ray_jobs.personas.queue import Lease, QueueUnavailableError, RefreshQueue
 
 logger = logging.getLogger("belvedere.personas")
 Value = TypeVar("Value")

@@ -22,7 +22,7 @@ from ray_jobs.embedding_store import as_matrix, embed
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.personas.claims import split_claims
 from ray_jobs.personas.examined import HELD_EVENTS, TEST, Examined, read_examined
-from ray_jobs.personas.measuring import (
+from ray_jobs.personas.panel_measures import (
     Knobs,
     claims_grounding,
     measure_later,

@@ -26,8 +26,7 @@ from ray_jobs.language.engine import EngineSetupError, EngineUnavailableError, L
 from ray_jobs.personas.batches import LeasedUsers
 from ray_jobs.personas.leases import Holding, Value, patiently
 from ray_jobs.personas.prompts import NEVER_ANSWERED
-from ray_jobs.personas.queue import PersonaQueue
-from ray_jobs.personas.refresh_queue import (
+from ray_jobs.personas.queue import (
     INELIGIBLE,
     REFRESHED,
     UNCHANGED,
@@ -37,6 +36,7 @@ from ray_jobs.personas.refresh_queue import (
     RefreshQueue,
 )
 from ray_jobs.personas.safety import SafetyFilter
+from ray_jobs.personas.sql_queue import PersonaQueue
 from ray_jobs.personas.store import PersonaStore, StoreConfig
 from ray_jobs.personas.writing import Config as WritingConfig
 from ray_jobs.personas.writing import PersonaWriter, assemble, known_keys, make_stores, resources_of

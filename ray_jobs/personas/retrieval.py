@@ -15,7 +15,7 @@ from models.personas.neighbours import Neighbours
 from models.personas.retrieval import RetrievalConfig, near_clusters
 from ray_jobs.personas import serving as persona_serving
 from ray_jobs.personas.panels import read_world
-from ray_jobs.personas.refresh_queue import RefreshQueue
+from ray_jobs.personas.queue import RefreshQueue
 from ray_jobs.personas.serving import Counts, PersonaReader, count_likes
 from ray_jobs.personas.store import PersonaStore
 from ray_jobs.text_encoding import TextEncoder, TextEncoderConfig

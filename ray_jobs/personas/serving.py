@@ -24,8 +24,8 @@ from models.personas.freshness import (
 )
 from models.personas.interests import InterestConfig
 from ray_jobs.counts import Counts
-from ray_jobs.personas.queue import PersonaQueue
-from ray_jobs.personas.refresh_queue import QueueUnavailableError, RefreshQueue, Wanted
+from ray_jobs.personas.queue import QueueUnavailableError, RefreshQueue, Wanted
+from ray_jobs.personas.sql_queue import PersonaQueue
 from ray_jobs.personas.store import PersonaStore, StoreConfig
 from ray_jobs.tables.clusters import CLUSTER_PROFILES, SEMANTIC_IDS
 from ray_jobs.tables.features import ITEM_POPULARITY

@@ -12,7 +12,7 @@ from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.histories.data import Inputs
 from ray_jobs.histories.task import ClickTask
-from ray_jobs.training import Fitted, fit
+from ray_jobs.training import Fitted, fit_as
 from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
@@ -103,19 +103,7 @@ def build_task(config: Config) -> VistaTask:
 
 def run(config: Config) -> Result:
     """Trains, or returns the finished training of the same name."""
-    return Result(
-        fitted=fit(
-            build_task,
-            config,
-            name=config.name,
-            artifacts=config.artifacts,
-            options=config.training,
-            workers=config.workers,
-            use_gpu=config.use_gpu,
-            acceleration=config.acceleration,
-            cpus_per_worker=config.cpus_per_worker,
-        )
-    )
+    return Result(fitted=fit_as(build_task, config))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from models.personas.safety import SafetyConfig
 from orchestration.ledger.database import ready_engine
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
-from ray_jobs.personas.queue import PERSONA_REFRESH
+from ray_jobs.personas.queue import Wanted
 from ray_jobs.personas.refresh import PersonaRefresher
-from ray_jobs.personas.refresh_queue import Wanted
+from ray_jobs.personas.sql_queue import PERSONA_REFRESH
 from ray_jobs.tables.personas import PERSONA_STORE, REFRESHED_PERSONAS
 from tests.ray_jobs.language.fault_server import FaultServer
 from tests.ray_jobs.refreshes import Model, files_in, refresh_config, seed_tables

@@ -10,8 +10,8 @@ import pytest
 
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
+from ray_jobs.personas.queue import Wanted
 from ray_jobs.personas.refresh import Counts, start_workers
-from ray_jobs.personas.refresh_queue import Wanted
 from ray_jobs.tables.personas import PERSONA_STORE, REFRESHED_PERSONAS
 from tests.faults.test_killed_refreshes import PATIENCE, ROOT, USERS, Trap
 from tests.ray_jobs.language.fault_server import FaultServer

@@ -17,8 +17,8 @@ from models.personas.interests import InterestConfig
 from orchestration.resources.features import features_twin
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
-from ray_jobs.personas.queue import PERSONA_REFRESH, PersonaQueue
 from ray_jobs.personas.serving import Catalogue, Config, PersonaReader
+from ray_jobs.personas.sql_queue import PERSONA_REFRESH, PersonaQueue
 
 NOW = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC)
 INTERESTS = InterestConfig(max_interests=2)

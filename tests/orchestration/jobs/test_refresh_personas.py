@@ -40,7 +40,7 @@ from orchestration.settings import Settings
 from orchestration.watch import Directory, Limits
 from ray_jobs.databases import shared_engine
 from ray_jobs.personas import refresh as persona_refresh
-from ray_jobs.personas.refresh_queue import Wanted
+from ray_jobs.personas.queue import Wanted
 from ray_jobs.personas.serving import PersonaReader
 from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.features import ITEM_POPULARITY

@@ -15,8 +15,8 @@ from orchestration.ledger.database import ready_engine
 from orchestration.ledger.models import PersonaRefresh
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import UtcTimestamp, shared_engine
-from ray_jobs.personas.queue import PERSONA_REFRESH, PersonaQueue, due_rows
-from ray_jobs.personas.refresh_queue import INELIGIBLE, REFRESHED, UNSAFE, QueueUnavailableError, Wanted
+from ray_jobs.personas.queue import INELIGIBLE, REFRESHED, UNSAFE, QueueUnavailableError, Wanted
+from ray_jobs.personas.sql_queue import PERSONA_REFRESH, PersonaQueue, due_rows
 from tests.services import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -249,7 +249,7 @@ def test_many_askers_make_one_row(queue):
 
 WORKER = """
 import json, sys
-from ray_jobs.personas.queue import PersonaQueue
+from ray_jobs.personas.sql_queue import PersonaQueue
 queue, mine = PersonaQueue(url=sys.argv[1]), []
 sys.stdin.readline()
 while leases := queue.lease(4, sys.argv[2], 60):

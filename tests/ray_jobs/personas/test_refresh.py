@@ -14,9 +14,9 @@ from models.personas.safety import SafetyConfig
 from orchestration.resources.ledger import ledger_twin
 from ray_jobs.databases import shared_engine
 from ray_jobs.language.engine import EngineUnavailableError
-from ray_jobs.personas.queue import PERSONA_REFRESH
+from ray_jobs.personas.queue import Wanted
 from ray_jobs.personas.refresh import Config, Counts, PersonaRefresher, Result
-from ray_jobs.personas.refresh_queue import Wanted
+from ray_jobs.personas.sql_queue import PERSONA_REFRESH
 from ray_jobs.personas.student import student_digest
 from ray_jobs.personas.writers import StudentConfig
 from ray_jobs.tables.captions import ITEM_CAPTIONS
