@@ -20,7 +20,7 @@ from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.history import HISTORY_MODELS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 MODELS = ("sasrec", "hstu", "vista", "vista_causal", "din", "sim", "twin", "mtgr")
 OBJECTIVES = ("next_item", "click")
 RATES, DROPOUTS = (2e-3, 5e-3), (0.1, 0.4)
@@ -42,6 +42,9 @@ class HistoryModelsConfig(Knobs):
     layers: int = pydantic.Field(2, ge=1, description="Blocks.")
     history_events: int = pydantic.Field(200, ge=1, description="Most events of a history; the newest are kept.")
     num_negatives: int = pydantic.Field(64, ge=1, description="Items that targets are told from, by scoring models.")
+    valid_users: int | None = pydantic.Field(
+        None, ge=1, description="Users who decide after each epoch of `next_item`; None: all. Trials are judged by all."
+    )
     arguments: dict[str, Any] = pydantic.Field(
         {"click/sasrec": {"token": "event"}}, description="More constructor arguments, by family or objective/family."
     )
@@ -55,7 +58,7 @@ class HistoryModelsConfig(Knobs):
     gpus: float = pydantic.Field(0.0, ge=0, description="GPUs of a training; a fraction lets several share one.")
 
 
-COPIED = ("width", "heads", "layers", "history_events", "num_negatives", "patience", "arguments")
+COPIED = ("width", "heads", "layers", "history_events", "num_negatives", "valid_users", "patience", "arguments")
 
 
 def job_config(tables: Tables, config: HistoryModelsConfig) -> Any:

@@ -6,7 +6,7 @@ import polars as pl
 
 SHOWN = {
     "next_item": ("ndcg_at_10", "hr_at_10", "hr_at_50", "hr_at_200"),
-    "click": ("auc", "group_auc", "normalized_entropy"),
+    "click": ("auc", "request_auc", "group_auc", "normalized_entropy"),
 }
 SHUFFLED = "_shuffled"
 FLOORS = ("popularity", "item_knn", "markov_chain")
@@ -30,10 +30,11 @@ def table_markdown(lines: list[dict[str, Any]]) -> str:
     """Every model's metrics with their intervals, its seeds, chosen trial and cost; a table an objective."""
     made = []
     for objective in _objectives(lines):
-        metrics = SHOWN[objective]
+        by_metric = {metric: _figures(lines, objective, metric) for metric in SHOWN[objective]}
+        found = {metric: figures for metric, figures in by_metric.items() if figures}
+        metrics = tuple(found)
         head = [objective, *metrics, "seeds", "seconds a training", "trial"]
         made += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        found = {metric: _figures(lines, objective, metric) for metric in metrics}
         for model, row in found[metrics[0]].items():
             each = [found[metric][model] for metric in metrics]
             cells = [f"{x['value']:.4f} [{x['low']:.4f}, {x['high']:.4f}]" for x in each]

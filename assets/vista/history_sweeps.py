@@ -20,7 +20,7 @@ from ray_jobs.tables.clusters import SEMANTIC_IDS
 from ray_jobs.tables.history import HISTORY_SWEEPS
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 SWEEPS = ("seeds", "precision", "staleness", "length")
 
 

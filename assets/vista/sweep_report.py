@@ -14,11 +14,12 @@ AXES = {
 def table_markdown(lines: list[dict[str, Any]], sweep: str) -> str:
     """Metrics at every point with their intervals, and what it costs."""
     mine = [x for x in lines if x["sweep"] == sweep]
-    head = [AXES[sweep], *METRICS, mine[0]["cost_name"], "seeds"]
+    metrics = [m for m in METRICS if any(x["metric"] == m for x in mine)]
+    head = [AXES[sweep], *metrics, mine[0]["cost_name"], "seeds"]
     made = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for point in dict.fromkeys(x["point"] for x in mine):
         found = {x["metric"]: x for x in mine if x["point"] == point}
-        cells = [f"{x['value']:.4f} [{x['low']:.4f}, {x['high']:.4f}]" for x in (found[m] for m in METRICS)]
+        cells = [f"{x['value']:.4f} [{x['low']:.4f}, {x['high']:.4f}]" for x in (found[m] for m in metrics)]
         first = found[METRICS[0]]
         made.append("| " + " | ".join([point, *cells, f"{first['cost']:,.2f}", str(first["num_seeds"])]) + " |")
     return "\n".join(made)

@@ -103,10 +103,12 @@ def score_floor(training: Training, name: str, at: str) -> None:
         keep(training.artifacts, at, [Ranks(targets.users, ranks)], {})
         return
     examples = task.examples
-    learned, asked = examples.splits == 0, examples.splits == 2
+    learned, asked = examples.splits == 0, np.flatnonzero(examples.splits == 2)
     num_items = len(task.catalogue.ids) - 1
     logits = like_logits(examples.items[learned], examples.labels[learned], num_items)[examples.items[asked]]
-    keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked])], {})
+    blocks = task.blocks["test"]
+    first = blocks.starts[np.searchsorted(blocks.starts, asked, side="right") - 1]
+    keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked], first)], {})
 
 
 def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, float]:
@@ -158,7 +160,8 @@ def _estimates(table: pl.DataFrame, objective: str, resamples: int) -> Estimates
     user = table["user"].to_numpy()
     if objective == NEXT_ITEM:
         return rank_estimates(user, table["rank"].to_numpy(), resamples)
-    return click_estimates(user, table["label"].to_numpy(), table["logit"].to_numpy(), resamples)
+    label, logit, request = (table[name].to_numpy() for name in ("label", "logit", "request"))
+    return click_estimates(user, label, logit, resamples, request_N=request)
 
 
 def _of_test(task: HistoryTaskOf, model: Any, shuffled: bool) -> Clicks | Ranks:
@@ -179,7 +182,7 @@ def keep(artifacts: ArtifactStore, at: str, parts: list[Any], told: dict[str, An
             columns = (
                 {"user": part.users, "rank": part.ranks}
                 if isinstance(part, Ranks)
-                else {"user": part.users, "label": part.labels, "logit": part.logits}
+                else {"user": part.users, "request": part.requests, "label": part.labels, "logit": part.logits}
             )
             # One order for all models, so that resamples and pairs are the same.
             order = np.argsort(part.users, kind="stable")

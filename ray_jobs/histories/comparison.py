@@ -44,7 +44,7 @@ from ray_jobs.warehouse import Warehouse
 FOLDER = "history_models"
 LEARNED_POSITIONS = 200
 """SASRec's default."""
-SCORING_VERSION = "1"
+SCORING_VERSION = "2"
 
 
 GRID = tuple(Trial(learning_rate=rate, dropout=dropout) for dropout in (0.1, 0.4) for rate in (2e-3, 5e-3))

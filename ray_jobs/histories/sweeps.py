@@ -23,7 +23,7 @@ from ray_jobs.training_task import TrainingOptions
 from ray_jobs.warehouse import Warehouse
 
 FOLDER = "history_sweeps"
-SCORING_VERSION = "1"
+SCORING_VERSION = "2"
 Sweep = Literal["seeds", "precision", "staleness", "length"]
 SEEDS: Sweep = "seeds"
 PRECISION: Sweep = "precision"

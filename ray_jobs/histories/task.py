@@ -184,11 +184,13 @@ class Clicks(NamedTuple):
         labels: 0 or 1.
         logits: Logits.
         users: Users.
+        requests: First example of the block; examples of a block are scored against one history.
     """
 
     labels: np.ndarray
     logits: np.ndarray
     users: np.ndarray
+    requests: np.ndarray
 
 
 class ClickTask(HistoryTask):
@@ -298,7 +300,7 @@ class ClickTask(HistoryTask):
         if shuffled:
             blocks = self.shuffle(blocks)
         order = np.argsort(blocks.history_stops - blocks.history_starts, kind="stable")
-        labels, logits, users = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+        labels, logits, requests = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
         for chosen in np.split(order, range(256, len(order), 256)):
             if not len(chosen):
                 continue
@@ -311,9 +313,9 @@ class ClickTask(HistoryTask):
             real = batch.real_BC
             labels.append(batch.labels_BC[real].numpy())
             logits.append(scores[real].numpy())
-            owner = torch.from_numpy(self.examples.users[blocks.starts[chosen]])
-            users.append(owner[:, None].expand(real.shape)[real].numpy())
-        return Clicks(np.concatenate(labels), np.concatenate(logits), np.concatenate(users))
+            requests.append(np.repeat(blocks.starts[chosen], real.sum(-1).numpy()))
+        first = np.concatenate(requests)
+        return Clicks(np.concatenate(labels), np.concatenate(logits), self.examples.users[first], first)
 
     def apart(self, blocks: Blocks, missed: int) -> Blocks:
         """Every example of ``blocks`` alone, with the history before it but for the newest ``missed`` events."""
@@ -333,12 +335,12 @@ class ClickTask(HistoryTask):
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """AUC and log loss of the split `valid`; 0.5 and 0 if it is empty."""
-        labels, logits, _ = self.predict(model, "valid")
+        labels, logits, *_ = self.predict(model, "valid")
         return {"auc": auc_or_half(labels, logits), "logloss": log_loss(labels, logits), "valid_examples": len(labels)}
 
     def click_metrics(self, model: torch.nn.Module, split: str) -> dict[str, float]:
         """AUC of a split with its interval over users, who are drawn whole, and its log loss."""
-        labels, logits, users = self.predict(model, split)
+        labels, logits, users, _ = self.predict(model, split)
         value, low, high = auc_over_users(labels, logits, users)
         return {
             f"{split}_auc": value,

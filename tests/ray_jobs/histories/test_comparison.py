@@ -55,6 +55,9 @@ def test_every_family_is_tuned_alike_and_tested_with_a_placebo_beside_floors(see
     assert key["next_item", "vista", "ndcg_at_10", "markov_chain"].verdict.startswith("next_item: vista against")
     assert key["click", "vista", "group_auc", "popularity"].num_seeds == 2
     assert ("click", "vista_shuffled", "auc", "popularity") in key
+    # Floors and models are asked for the same pairs.
+    requests = {(x.num_examples, x.num_users) for x in first.lines if x.metric == "request_auc"}
+    assert len(requests) == 1 and key["click", "vista", "request_auc", "popularity"].baseline == "popularity"
     for x in first.lines:
         assert x.low <= x.value <= x.high or x.baseline or x.num_seeds > 1
         assert np.isfinite([x.value, x.low, x.high]).all()
