@@ -180,6 +180,7 @@ class _Join:
             batch_size=ROWS_AT_ONCE,
             batch_readahead=1,
             fragment_readahead=1,
+            fragment_scan_options=pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False),
         ).to_reader()
 
     def column(self, name: str) -> str:

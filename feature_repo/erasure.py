@@ -12,7 +12,7 @@ import pyarrow.dataset
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from feature_repo.publications import POINTER, Publications, filesystem_of
+from feature_repo.publications import POINTER, Publications, filesystem_of, write_file
 
 # Readers of a dataset pass over files that begin so.
 UNFINISHED = "_"
@@ -58,9 +58,7 @@ def erase(publications: Publications, view: str, key: str, entities: list[str]) 
         rows = pyarrow.dataset.dataset(path, filesystem=files, format="parquet")
         # Object storage puts the file when it is closed, so it must be read by then.
         kept = list(rows.to_batches(filter=_without(key, entities))) if target == path else None
-        with pq.ParquetWriter(target, schema, filesystem=files, compression="zstd") as writer:
-            for batch in kept if kept is not None else rows.to_batches(filter=_without(key, entities)):
-                writer.write_batch(batch)
+        write_file(files, target, schema, kept if kept is not None else rows.to_batches(filter=_without(key, entities)))
         if target != path:
             files.move(target, path)
         removed, touched = removed + number, touched | {folder}

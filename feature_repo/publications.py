@@ -11,7 +11,7 @@ No Feast in this module: whether there is anything to do must be known without i
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 POINTER = "CURRENT"
 ROWS_PER_FILE = 5_000_000
+# A reader decodes a row group whole: summaries have a kilobyte a row, counts a few bytes.
+GROUP_BYTES, MOST_IN_GROUP = 8 << 20, 65_536
 
 
 def filesystem_of(where: str, storage_options: dict[str, str]) -> tuple[pafs.FileSystem, str]:
@@ -121,7 +123,9 @@ class Publications:
         if files.get_file_info(path).type == pafs.FileType.Directory:
             files.delete_dir(path)  # What a killed writer left, or a version that comes back.
         files.create_dir(path, recursive=True)
-        num_rows = sum(_write_file(files, f"{path}/part-{i:05d}.parquet", part) for i, part in enumerate(_parts(data)))
+        num_rows = 0
+        for number, part in enumerate(_parts(data)):
+            num_rows += write_file(files, f"{path}/part-{number:05d}.parquet", part.schema, part)
         previous = standing.version if standing is not None else ""
         self.switch(
             view,
@@ -173,10 +177,16 @@ def _parts(data: pa.Table | pa.RecordBatchReader) -> Iterator[pa.RecordBatchRead
         yield pa.RecordBatchReader.from_batches(reader.schema, part())
 
 
-def _write_file(files: pafs.FileSystem, path: str, rows: pa.RecordBatchReader) -> int:
+def write_file(files: pafs.FileSystem, path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Writes one file of a version, in row groups that can be read apart, and returns its number of rows."""
     num_rows = 0
-    with pq.ParquetWriter(path, rows.schema, filesystem=files, compression="zstd") as writer:
-        for batch in rows:
-            writer.write_batch(batch)
+    with pq.ParquetWriter(path, schema, filesystem=files, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=rows_in_group(batch))
             num_rows += batch.num_rows
     return num_rows
+
+
+def rows_in_group(batch: pa.RecordBatch) -> int:
+    """Rows of a row group, so that the rows of ``batch`` make groups of at most `GROUP_BYTES`."""
+    return max(1, min(MOST_IN_GROUP, GROUP_BYTES * batch.num_rows // max(batch.nbytes, 1)))

@@ -20,6 +20,7 @@ from ray_jobs.warehouse import Table, Warehouse
 
 CODE_VERSION = "1"
 TIMES = ("event_timestamp", "created_timestamp")
+ROWS_AT_ONCE = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +130,14 @@ def _rows(warehouse: Warehouse, view: View) -> pa.RecordBatchReader:
     if view.rows is not None:
         parts = (part.select(names).cast(schema) for part in view.rows(warehouse))
     elif not view.newest_of_tie:
-        parts = warehouse.batches(view.table, names)
+        parts = warehouse.batches(view.table, names, num_rows=ROWS_AT_ONCE)
     else:
         keys = pl.concat(
             [pl.DataFrame(p) for p in warehouse.batches(view.table, [view.key, "event_timestamp", view.newest_of_tie])]
             or [pl.DataFrame(schema=[view.key, "event_timestamp", view.newest_of_tie])]
         )
         best = keys.group_by(view.key, "event_timestamp").agg(pl.col(view.newest_of_tie).max())
-        found = warehouse.batches(view.table, [*names, view.newest_of_tie])
+        found = warehouse.batches(view.table, [*names, view.newest_of_tie], num_rows=ROWS_AT_ONCE)
         parts = (_only(part, best, view).select(names) for part in found)
     return pa.RecordBatchReader.from_batches(schema, (b for part in parts for b in part.to_batches()))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 
 from feature_repo import publications as module
@@ -42,6 +43,19 @@ def test_two_versions_are_kept(publications):
     assert publications.current("v").previous == "c" and publications.exists("v", "c")
     assert not publications.exists("v", "a") and not publications.exists("v", "")
     assert read(publications) == [3]
+
+
+def test_wide_rows_are_published_in_small_row_groups(publications):
+    wide = pa.table({"item_id": [str(i) for i in range(3000)], "summary": [b"x" * 16_384] * 3000})
+    publications.publish("v", wide, "a")
+    publications.publish("narrow", rows(*range(3000)), "a")
+    groups = {}
+    for view in ("v", "narrow"):
+        found = pq.ParquetFile(next(Path(publications.uri(view, "a")).glob("*.parquet")))
+        assert found.metadata.num_rows == 3000
+        groups[view] = [found.metadata.row_group(i).num_rows for i in range(found.metadata.num_row_groups)]
+    # Eight MiB decoded, whatever zstd makes of them.
+    assert max(groups["v"]) * 16_384 <= module.GROUP_BYTES and groups["narrow"] == [3000]
 
 
 def test_a_version_comes_back(publications):
