@@ -1,5 +1,6 @@
 """What every materialization tells the Dagster UI, in one place."""
 
+import ctypes
 import resource
 import time
 from typing import Any
@@ -56,6 +57,18 @@ def profile_markdown(data: pa.Table) -> str:
     return shares(filled, f"share of {data.num_rows:,} rows that have a value")
 
 
+def give_back_memory() -> None:
+    """Gives freed memory back to the system, which allocators keep for whoever asks next.
+
+    All steps of a run share a process. Without this each begins with what the hungriest before it took: 2 GiB of
+    nothing with four million events.
+    """
+    pa.default_memory_pool().release_unused()
+    # Of glibc alone.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def _has_plot(metadata: dict[str, Any]) -> bool:
     texts = (getattr(value, "md_str", value) for value in metadata.values())
     return any(isinstance(text, str) and "data:image/png" in text for text in texts)
@@ -77,7 +90,7 @@ def shown_before(version: str) -> dict[str, Any]:
 class Report:
     """Collects what one materialization says about itself.
 
-    Make it first, so that its clock covers the whole step::
+    Make it first, so that its clock covers the whole step, and what the steps before it have freed is given back::
 
         report = Report(ITEM_CAPTIONS)
         ...
@@ -87,6 +100,7 @@ class Report:
     def __init__(self, table: Table):
         self.table = table
         self.started = time.monotonic()
+        give_back_memory()
 
     def result(
         self,
