@@ -11,8 +11,10 @@ import polars as pl
 import torch
 
 from models.long_history.evaluation import click_estimates, rank_estimates, rank_metrics
-from models.long_history.floors import fit_floor, floor_scores, like_logits
+from models.long_history.floors import Asked, fit_floor, floor_scores, like_logits, signs_of
 from models.ranking.evaluation import Estimates
+from models.ranking.floors import FLOORS as FITTED
+from models.ranking.floors import Events
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.histories.next_item_task import NextItemTask, Ranks, rank_targets
 from ray_jobs.histories.peers.recbole_environment import PeerOptions, run_peer
@@ -28,7 +30,7 @@ DECIDES: dict[str, str] = {CLICK: "valid_auc", NEXT_ITEM: "valid_ndcg_at_10"}
 """What chooses among trials."""
 PEER = "recbole_sasrec"
 POPULARITY = "popularity"
-FLOORS: dict[str, tuple[str, ...]] = {CLICK: (POPULARITY,), NEXT_ITEM: (POPULARITY, "item_knn", "markov_chain")}
+FLOORS = (POPULARITY, "item_knn", "markov_chain")
 
 
 class Scored(NamedTuple):
@@ -103,12 +105,17 @@ def score_floor(training: Training, name: str, at: str) -> None:
         keep(training.artifacts, at, [Ranks(targets.users, ranks)], {})
         return
     examples = task.examples
-    learned, asked = examples.splits == 0, np.flatnonzero(examples.splits == 2)
-    num_items = len(task.catalogue.ids) - 1
-    logits = like_logits(examples.items[learned], examples.labels[learned], num_items)[examples.items[asked]]
+    learned, asked = np.flatnonzero(examples.splits == 0), np.flatnonzero(examples.splits == 2)
+    columns = (examples.users, examples.items, examples.labels, task.observed)
+    floor = FITTED[name].fit(Events(*(column[learned] for column in columns)), len(task.catalogue.ids) - 1)
     blocks = task.blocks["test"]
-    first = blocks.starts[np.searchsorted(blocks.starts, asked, side="right") - 1]
-    keep(training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked], first)], {})
+    own = np.searchsorted(blocks.starts, asked, side="right") - 1
+    signs = signs_of(task.events, examples.users, examples.times, examples.items, examples.labels)
+    histories = Asked(examples.items[asked], blocks.history_starts[own], blocks.history_stops[own])
+    logits = like_logits(floor, task.events, signs, histories)
+    keep(
+        training.artifacts, at, [Clicks(examples.labels[asked], logits, examples.users[asked], blocks.starts[own])], {}
+    )
 
 
 def tune_peer(training: Training, options: PeerOptions, at: str) -> dict[str, float]:

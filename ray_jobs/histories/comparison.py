@@ -173,7 +173,7 @@ def run(config: Config) -> Result:
     for objective in config.objectives:
         found: dict[str, Estimates] = {}
         numbers: dict[str, int] = {}
-        for name in FLOORS[objective]:
+        for name in FLOORS:
             at = config.artifact_of_floor(objective, name)
             found[name], numbers[name] = read_cell(config.artifacts, at, objective, config.resamples).found, 1
         for (where, model), each in seeds.items():
@@ -280,7 +280,7 @@ def _test(config: Config, chosen: Sequence[Chosen], trained: _Counter) -> dict[t
             calls.append(functools.partial(score if there else tune, training, at, config.cpus))
     for objective in config.objectives:
         data = config.training(objective, config.families[0], config.grid[0], config.seeds[0])
-        for name in FLOORS[objective]:
+        for name in FLOORS:
             at = config.artifact_of_floor(objective, name)
             if not config.artifacts.exists(at):
                 calls.append(functools.partial(floor, data, name, at))

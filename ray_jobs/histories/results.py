@@ -89,9 +89,9 @@ def lines_of(objective: str, found: dict[str, Estimates], seeds: dict[str, int])
     for model, mine in found.items():
         made += [_line(objective, model, seeds[model], row) for row in figures(mine)]
         placebo = model.endswith(SHUFFLED)
-        others = (POPULARITY,) if placebo else (*FLOORS[objective], *COMPARED)
+        others = (POPULARITY,) if placebo else (*FLOORS, *COMPARED)
         for other in others:
-            if other == model or other not in found or model in FLOORS[objective]:
+            if other == model or other not in found or model in FLOORS:
                 continue
             for row in differences(mine, found[other], other):
                 line = _line(objective, model, seeds[model], row)

@@ -214,6 +214,7 @@ class ClickTask(HistoryTask):
         users = pl.concat([events["user_id"], examples["user_id"]]).unique().sort()
         self.fit(events, events.join(learned.select(keys), how="semi", on=keys), codes, users)
         self.examples = encode_examples(examples, users, self.known)
+        self.observed = ~examples["sampled"].to_numpy()
         fields = {field.name for field in dataclasses.fields(FAMILIES[config.family].config)}
         self.crossed = CROSSES in fields and config.arguments.get(CROSSES) != 0
         if self.crossed:

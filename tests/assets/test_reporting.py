@@ -1,8 +1,8 @@
 """What every materialization shows, also the one that found nothing to do."""
 
 import dagster as dg
-import pyarrow as pa
 import psutil
+import pyarrow as pa
 import pytest
 
 from assets.reporting import Report
