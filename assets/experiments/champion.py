@@ -116,6 +116,7 @@ def champion(
         context.log.info(f"Promoting {record.label}: {row['reason']}")
         due = promote(
             Registry(tracking),
+            tables,
             ledger,
             record,
             key=key,

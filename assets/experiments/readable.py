@@ -44,7 +44,7 @@ def why_unreadable(tables: Tables, ledger: Ledger, pointer: Pointer) -> str | No
         if version and served and version not in served:
             return (
                 f"Version {pointer.registry_version} ({pointer.label}) reads {content.what} of version {version}, but "
-                f"{content.table} holds {served[0]}, so that it would refuse every request: name in to_version a "
+                f"{content.table} holds {served[0]}, so that it would refuse every request: name a "
                 f"ranker that reads {served[0]} or none, or bring {content.table} back to version {version} first."
             )
     return None

@@ -149,6 +149,7 @@ def find_candidate(ledger: Ledger, name: str, version: str) -> CandidateRecord:
 
 def promote(
     registry: Registry,
+    tables: Tables,
     ledger: Ledger,
     record: CandidateRecord,
     *,
@@ -168,7 +169,8 @@ def promote(
         Whether anything moved.
 
     Raises:
-        dagster.Failure: If somebody moved the alias by hand, so that the ledger does not know the champion.
+        dagster.Failure: If somebody moved the alias by hand, so that the ledger does not know the champion, or the
+            candidate cannot read the content that is served.
     """
     pointer, aliases, last = registry.publish(record), registry.aliases(), champion_of(ledger)
     standing, before = aliases.get(CHAMPION), aliases.get(CHAMPION)
@@ -183,6 +185,8 @@ def promote(
             "somebody moved it by hand. Name the right version in the job rollback_model first.",
             allow_retries=False,
         )
+    elif (refused := why_unreadable(tables, ledger, pointer)) is not None:
+        raise dg.Failure(refused, allow_retries=False)
     else:
         registry.point(PREVIOUS, standing)
         registry.point(CHAMPION, pointer)

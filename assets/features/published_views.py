@@ -57,14 +57,7 @@ VIEWS = (
         ("num_events", "num_likes", "mean_value", "recent_item_ids", "recent_labels"),
     ),
     View("user_persona", USER_PERSONAS, "user_id", ("embedding", "persona_version"), "persona_version"),
-    View(
-        "user_vista",
-        USER_SUMMARIES,
-        "user_id",
-        ("summary", "scales", "summary_version"),
-        "summary_version",
-        "num_events",
-    ),
+    # What is held for the champion comes before what it cannot read: in between it would refuse every request.
     View(
         "user_vista_held",
         HELD_SUMMARIES,
@@ -72,6 +65,14 @@ VIEWS = (
         ("summary", "scales", "summary_version"),
         "summary_version",
         rows=held_rows,
+    ),
+    View(
+        "user_vista",
+        USER_SUMMARIES,
+        "user_id",
+        ("summary", "scales", "summary_version"),
+        "summary_version",
+        "num_events",
     ),
 )
 BY_NAME = {view.name: view for view in VIEWS}

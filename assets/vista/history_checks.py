@@ -7,7 +7,7 @@ import dagster as dg
 from assets.expectations import Expect
 from assets.quality import table_checks
 from assets.resources import Tables
-from assets.vista.history_models import MODELS, OBJECTIVES
+from assets.vista.history_models import MODELS, OBJECTIVES, VARIANTS
 from assets.vista.history_report import FLOORS, SHUFFLED
 from assets.vista.history_sweeps import SWEEPS
 from ray_jobs.tables.history import HISTORY_MODELS, HISTORY_SWEEPS
@@ -15,7 +15,7 @@ from ray_jobs.tables.history import HISTORY_MODELS, HISTORY_SWEEPS
 DECIDES = {"next_item": "ndcg_at_10", "click": "auc"}
 PEER = "recbole_sasrec"
 KEY = dg.AssetKey(["vista", "history_models"])
-KNOWN = [*MODELS, *(model + SHUFFLED for model in MODELS), *FLOORS, PEER]
+KNOWN = [*MODELS, *VARIANTS, *(model + SHUFFLED for model in (*MODELS, *VARIANTS)), *FLOORS, PEER]
 
 history_models_checks = table_checks(
     HISTORY_MODELS,

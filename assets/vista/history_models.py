@@ -22,6 +22,7 @@ from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 
 CODE_VERSION = "2"
 MODELS = ("sasrec", "hstu", "vista", "vista_causal", "din", "sim", "twin", "mtgr")
+VARIANTS = ("sim_hard", "vista_softmax", "vista_no_reconstruction")
 OBJECTIVES = ("next_item", "click")
 RATES, DROPOUTS = (2e-3, 5e-3), (0.1, 0.4)
 
@@ -29,7 +30,9 @@ RATES, DROPOUTS = (2e-3, 5e-3), (0.1, 0.4)
 class HistoryModelsConfig(Knobs):
     """How models of long histories are compared. Alike for all families: nothing is tuned for one of them."""
 
-    families: list[str] = pydantic.Field([*MODELS], description="Families.")
+    families: list[str] = pydantic.Field(
+        [*MODELS], description="Families, and variants of them: `sim_hard`, `vista_softmax`, `vista_no_reconstruction`."
+    )
     objectives: list[str] = pydantic.Field([*OBJECTIVES], description="`next_item` and `click`.")
     seeds: int = pydantic.Field(5, ge=1, description="Trainings of each family's chosen trial, with seeds 0, 1, ...")
     learning_rates: list[float] = pydantic.Field([*RATES], description="Trials: each of these with each dropout.")
@@ -68,7 +71,7 @@ def job_config(tables: Tables, config: HistoryModelsConfig) -> Any:
         ValueError: If a family or an objective is unknown, or there is none.
     """
     for field, given, known in (
-        ("families", config.families, MODELS),
+        ("families", config.families, (*MODELS, *VARIANTS)),
         ("objectives", config.objectives, OBJECTIVES),
     ):
         if not given or not set(given) <= set(known):

@@ -101,7 +101,7 @@ def compare(config: Config, python: str, options: Options) -> Finding:
         "examples a second vs RecBole's",
         f">= {TARGET:g}x at equal or better NDCG@10",
         ratio,
-        ratio >= TARGET and better.high >= 0,
+        ratio >= TARGET and better.value >= 0,
         f"{rate:,.0f}/s in {fitted.epochs} epochs (best {fitted.best_epoch}), {ours_cpu:,.0f} s, NDCG@10 {told(ours)}; "
         f"{theirs_rate:,.0f}/s in {len(peer.told['curve'])} epochs (best {peer.told['best_epoch']}), "
         f"{peer.told['cpu_seconds']:,.0f} s, NDCG@10 {told(peer.test)}; "

@@ -5,13 +5,15 @@ Nothing of that can be kept between candidates: the cost of a candidate grows wi
 Shapes: B users, L events of a history, C candidates, D width, U width of the activation unit.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.long_history.inputs import (
+    STRICT,
+    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -23,7 +25,7 @@ from models.long_history.interface import HistoryModel
 from models.long_history.target_attention import TargetHead, in_chunks, masked_softmax
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DinConfig(HistoryModelConfig):
     """Constructor arguments of `Din`; ``layers`` are hidden layers of the activation unit, ``heads`` mean nothing.
 
@@ -33,7 +35,7 @@ class DinConfig(HistoryModelConfig):
         dice: Whether the activation unit has Dice in place of PReLU.
     """
 
-    unit_width: int = 32
+    unit_width: Count = 32
     softmax: bool = False
     dice: bool = False
 

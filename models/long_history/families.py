@@ -31,6 +31,18 @@ class Family(NamedTuple):
         return build(self.config(**arguments))
 
 
+class Variant(NamedTuple):
+    """A family with other arguments, which stands beside it in a comparison.
+
+    Attributes:
+        family: Name out of `FAMILIES`.
+        arguments: Constructor arguments.
+    """
+
+    family: str
+    arguments: dict[str, Any]
+
+
 FAMILIES = {
     "din": Family(DinConfig, Din),
     "sim": Family(SimConfig, Sim),
@@ -41,3 +53,36 @@ FAMILIES = {
     "vista": Family(VistaConfig, Vista),
     "vista_causal": Family(CausalVistaConfig, CausalVista),
 }
+
+VARIANTS = {
+    "sim_hard": Variant("sim", {"search": "hard"}),
+    "vista_softmax": Variant("vista", {"attention": "softmax"}),
+    "vista_no_reconstruction": Variant("vista", {"reconstruction_weight": 0.0}),
+}
+
+
+def variant_of(name: str) -> Variant:
+    """The family that a name stands for, and what is peculiar to it.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if name in FAMILIES:
+        return Variant(name, {})
+    if name not in VARIANTS:
+        raise ValueError(f"There is no model {name!r} of long histories: give one of {', '.join(KNOWN)}.")
+    return VARIANTS[name]
+
+
+KNOWN = (*FAMILIES, *VARIANTS)
+
+
+def check_arguments(name: str, arguments: dict[str, Any]) -> None:
+    """Refuses what the constructor of a model would refuse once the data are read.
+
+    Raises:
+        ValueError: If there is no such model, or its config has no such argument, or not such a value.
+    """
+    family, own = variant_of(name)
+    sizes = dict.fromkeys(("num_items", "num_codes", "num_actions", "num_values"), 1)
+    FAMILIES[family].config(**sizes | own | arguments)

@@ -3,15 +3,17 @@
 Shapes: B users, L events of a history, C candidates, Y layers, H heads, E width of a head, D width.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
+    STRICT,
+    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -23,7 +25,7 @@ from models.long_history.interface import NextItemModel
 from models.long_history.pointwise import CausalTiles, RelativeBias, causal_attention, relative_times, sum_over_keys
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class HstuConfig(HistoryModelConfig):
     """Constructor arguments of `Hstu`; ``dropout`` is that of tokens and of residual branches.
 
@@ -33,9 +35,9 @@ class HstuConfig(HistoryModelConfig):
         tile: Rows and keys that are worked on at once; a history of so many events needs one tile.
     """
 
-    max_distance: int = 1024
-    micro_batch: int = 256
-    tile: int = 512
+    max_distance: Count = 1024
+    micro_batch: Count = 256
+    tile: Count = 512
 
 
 class HstuEncoding(NamedTuple):

@@ -3,17 +3,27 @@
 Shapes: B users, L events of a history, C candidates, M code levels, F crosses, D width.
 """
 
-import dataclasses
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import pydantic
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 LOG_BUCKETS = 64
 """Enough for floor(log2) of any 63-bit number."""
 
 
-@dataclasses.dataclass(frozen=True)
+Natural = Annotated[int, pydantic.Field(ge=0)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+Weight = Annotated[float, pydantic.Field(ge=0)]
+Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+# Arguments come from people, through a job's config: a misspelt or impossible one is refused by its name.
+STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=STRICT)
 class HistoryModelConfig:
     """Constructor arguments that all models of long histories share.
 
@@ -32,16 +42,16 @@ class HistoryModelConfig:
             together sooner.
     """
 
-    num_items: int
-    num_codes: int
-    num_actions: int
-    num_values: int
-    width: int = 32
-    heads: int = 2
-    layers: int = 2
-    dropout: float = 0.1
-    item_dropout: float = 0.1
-    embedding_std: float = 0.1
+    num_items: Count
+    num_codes: Count
+    num_actions: Count
+    num_values: Count
+    width: Count = 32
+    heads: Count = 2
+    layers: Count = 2
+    dropout: Share = 0.1
+    item_dropout: Share = 0.1
+    embedding_std: Weight = 0.1
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

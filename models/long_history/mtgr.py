@@ -6,21 +6,24 @@ Shapes: B users, L events of a history, T static tokens, R events of the real-ti
 F crosses, Y layers, H heads, E width of a head, D width.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
     LOG_BUCKETS,
+    STRICT,
+    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
     ItemEncoder,
     Items,
+    Natural,
     initialise_embeddings,
     log_bucket,
 )
@@ -34,7 +37,7 @@ USER_TOKENS = 2
 KEYS_AT_ONCE = 1024
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MtgrConfig(HistoryModelConfig):
     """Constructor arguments of `Mtgr`; ``dropout`` is that of tokens and of residual branches.
 
@@ -45,10 +48,10 @@ class MtgrConfig(HistoryModelConfig):
         micro_batch: Candidates of one pass against the kept keys and values.
     """
 
-    num_crosses: int = 0
-    sequence_events: int = 1000
-    realtime_events: int = 16
-    micro_batch: int = 256
+    num_crosses: Natural = 0
+    sequence_events: Count = 1000
+    realtime_events: Count = 16
+    micro_batch: Count = 256
 
 
 class MtgrEncoding(NamedTuple):

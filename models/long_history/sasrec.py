@@ -6,14 +6,16 @@ baseline than with the binary loss of the paper (arXiv 2309.07602, "SASRec+").
 Shapes: B users, L events of a history, P positions, S pieces of a history, C candidates, D width.
 """
 
-import dataclasses
 from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import SoftmaxBlock
 from models.long_history.inputs import (
+    STRICT,
+    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -25,7 +27,7 @@ from models.long_history.interface import NextItemModel
 from models.long_history.parts import last_of, newest_events
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SasrecConfig(HistoryModelConfig):
     """Constructor arguments of `Sasrec`; ``dropout`` is that of tokens and of residual branches.
 
@@ -35,8 +37,8 @@ class SasrecConfig(HistoryModelConfig):
         token: What a token says of an event: its item alone, as in the paper, or also what the user did, and when.
     """
 
-    max_positions: int = 200
-    expansion: int = 4
+    max_positions: Count = 200
+    expansion: Count = 4
     token: Literal["item", "event"] = "item"
 
 

@@ -4,19 +4,28 @@ Shapes: B users, L events of a history, C candidates, K found events, M code lev
 D width.
 """
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from models.long_history.inputs import History, HistoryModelConfig, ItemEncoder, Items, initialise_embeddings
+from models.long_history.inputs import (
+    STRICT,
+    Count,
+    History,
+    HistoryModelConfig,
+    ItemEncoder,
+    Items,
+    Weight,
+    initialise_embeddings,
+)
 from models.long_history.interface import HistoryModel, ModelOutput
 from models.long_history.target_attention import AgedEvents, TargetHead, in_chunks, masked_softmax, take_events
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SimConfig(HistoryModelConfig):
     """Constructor arguments of `Sim`; ``layers`` mean nothing to it.
 
@@ -28,8 +37,8 @@ class SimConfig(HistoryModelConfig):
     """
 
     search: Literal["hard", "soft"] = "soft"
-    found_events: int = 100
-    auxiliary_weight: float = 1.0
+    found_events: Count = 100
+    auxiliary_weight: Weight = 1.0
 
 
 class SimEncoding(NamedTuple):

@@ -3,15 +3,17 @@
 Shapes: B users, L events of a history, C candidates, K found events, H heads, E width of a head, D width.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
     LOG_BUCKETS,
+    STRICT,
+    Count,
     History,
     HistoryModelConfig,
     ItemEncoder,
@@ -30,7 +32,7 @@ from models.long_history.target_attention import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TwinConfig(HistoryModelConfig):
     """Constructor arguments of `Twin`; ``layers`` mean nothing to it.
 
@@ -38,7 +40,7 @@ class TwinConfig(HistoryModelConfig):
         found_events: Most events that each head finds for a candidate.
     """
 
-    found_events: int = 100
+    found_events: Count = 100
 
 
 class TwinEncoding(NamedTuple):

@@ -89,6 +89,8 @@ def full_ranks(
         known = target >= 0
         place = np.where(known, target, 0)
         score = scores(rows)
+        if np.isnan(score).any():
+            raise ValueError("A model gave scores that are no numbers, which have no rank: train it at a lower rate.")
         own = score[np.arange(len(rows)), place]
         possible = known & allowed[np.arange(len(rows)), place]
         ranks[rows] = np.where(possible, ((score >= own[:, None]) & allowed).sum(1), 0)

@@ -139,8 +139,8 @@ def quantise(tokens_NKD: np.ndarray, form: CacheFormat = DEFAULT) -> Quantised:
 def restore(stored: Quantised) -> np.ndarray:
     """The tokens that are read back from these, float32."""
     shape, scales = stored.values_NKD.shape, stored.scales_NKG
-    parts = stored.values_NKD.reshape(*scales.shape, -1).astype(np.float32) * scales[..., None]
-    return parts.reshape(shape)
+    parts = stored.values_NKD.reshape(*scales.shape, shape[-1] // scales.shape[-1])
+    return (parts.astype(np.float32) * scales[..., None]).reshape(shape)
 
 
 def relative_error(tokens_NKD: np.ndarray, stored: Quantised) -> np.ndarray:

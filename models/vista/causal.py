@@ -4,20 +4,22 @@ Shapes: B users, L events of a history, K seeds (= summary tokens), C candidates
 D width (H x E).
 """
 
-import dataclasses
 from typing import NamedTuple, cast
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.causal_attention import CausalLinearBlock, decay_rates, weigh
 from models.long_history.inputs import (
     LOG_BUCKETS,
+    STRICT,
     EventEncoder,
     History,
     ItemEncoder,
     Items,
+    Weight,
     initialise_embeddings,
     log_bucket,
 )
@@ -29,7 +31,7 @@ PART = 4096
 """Events that are worked through at a time; memory does not grow with the rest."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CausalVistaConfig(VistaConfig):
     """Constructor arguments of `CausalVista`.
 
@@ -38,7 +40,7 @@ class CausalVistaConfig(VistaConfig):
             last for ever. 0: no head forgets.
     """
 
-    half_life: float = 16.0
+    half_life: Weight = 16.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

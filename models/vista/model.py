@@ -3,27 +3,30 @@
 Shapes: B users, L events of a history, K seeds (= summary tokens), C candidates, M code levels, D width.
 """
 
-import dataclasses
 from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import QuasiLinearBlock, SoftmaxBlock
 from models.long_history.inputs import (
     LOG_BUCKETS,
+    STRICT,
+    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
     ItemEncoder,
     Items,
+    Weight,
     initialise_embeddings,
     log_bucket,
 )
 from models.long_history.interface import HistoryModel, ModelOutput
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class VistaConfig(HistoryModelConfig):
     """Constructor arguments of `Vista`; ``dropout`` is that of history tokens and of stage 2's residual branches.
 
@@ -37,11 +40,11 @@ class VistaConfig(HistoryModelConfig):
             has the trivial minimum of equal embeddings for all events.
     """
 
-    num_seeds: int = 16
-    target_layers: int = 1
+    num_seeds: Count = 16
+    target_layers: Count = 1
     attention: Literal["quasi_linear", "softmax"] = "quasi_linear"
-    reconstruction_weight: float = 0.1
-    reconstruction_events: int = 32
+    reconstruction_weight: Weight = 0.1
+    reconstruction_events: Count = 32
     stop_gradient: bool = True
 
 

@@ -91,6 +91,7 @@ def put_to_the_gate(
         context.log.warning(f"The gate is overridden: {verdict.reason}")
     promote(
         registry,
+        tables,
         ledger,
         record,
         key=f"job:{context.run.run_id}",

@@ -5,6 +5,7 @@ what is there is found by a later run, be it for more seeds or for another famil
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import pydantic
 
 from models.identity import version_of
+from models.long_history.families import check_arguments, variant_of
 from models.ranking.ablation import over_seeds
 from models.ranking.evaluation import Estimates
 from ray_jobs.artifacts import ArtifactStore
@@ -36,6 +38,7 @@ from ray_jobs.histories.peers.recbole_environment import PeerOptions, make_envir
 from ray_jobs.histories.results import SHUFFLED, Line, Result, Trained, Trial, Tuned, lines_of, trained_of, with_costs
 from ray_jobs.histories.training import Config as Training
 from ray_jobs.histories.training import Objective
+from ray_jobs.knobs import Distinct
 from ray_jobs.progress import Progress, note
 from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
@@ -58,19 +61,17 @@ class Config(pydantic.BaseModel, frozen=True):
     warehouse: Warehouse = pydantic.Field(description="Where the tables are.")
     artifacts: ArtifactStore = pydantic.Field(description="Where trainings and scores are kept.")
     inputs: Inputs = pydantic.Field(description="Versions of the tables that are read.")
-    objectives: tuple[Objective, ...] = pydantic.Field((NEXT_ITEM, CLICK), min_length=1, description="What is learned.")
-    families: tuple[str, ...] = pydantic.Field(
-        ("sasrec", "hstu", "vista", "vista_causal", "din", "sim", "twin", "mtgr"), description="Families, in order."
+    objectives: Distinct[Objective] = pydantic.Field((NEXT_ITEM, CLICK), min_length=1, description="What is learned.")
+    families: Distinct[str] = pydantic.Field(
+        ("sasrec", "hstu", "vista", "vista_causal", "din", "sim", "twin", "mtgr"),
+        min_length=1,
+        description="Families and variants of them, in order.",
     )
-    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds, the same for each.")
-    grid: tuple[Trial, ...] = pydantic.Field(
-        GRID, min_length=1, description="Trials of each family, on its first seed."
-    )
-    peer_grid: tuple[Trial, ...] = pydantic.Field(PEER_GRID, min_length=1, description="Trials of RecBole's SASRec.")
+    seeds: Distinct[int] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds, the same for each.")
+    grid: Distinct[Trial] = pydantic.Field(GRID, min_length=1, description="Trials of each family, on its first seed.")
+    peer_grid: Distinct[Trial] = pydantic.Field(PEER_GRID, min_length=1, description="Trials of RecBole's SASRec.")
     peer_python: str | None = pydantic.Field(None, description="Python of RecBole's environment; None: leave it out.")
-    peer_seeds: tuple[int, ...] = pydantic.Field(
-        (0, 1, 2, 3, 4), min_length=1, description="Seeds of RecBole's SASRec."
-    )
+    peer_seeds: Distinct[int] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds of RecBole's SASRec.")
     width: int = pydantic.Field(32, ge=1, description="Width of a token, of all families.")
     heads: int = pydantic.Field(2, ge=1, description="Attention heads.")
     layers: int = pydantic.Field(2, ge=1, description="Blocks.")
@@ -90,20 +91,41 @@ class Config(pydantic.BaseModel, frozen=True):
     cpus: int = pydantic.Field(1, ge=1, description="CPUs, and threads, of a training.")
     gpus: float = pydantic.Field(0.0, ge=0, description="GPUs of a training; a fraction shares one.")
 
+    @pydantic.model_validator(mode="after")
+    def _possible(self) -> "Config":
+        for name in self.families:
+            variant_of(name)
+        if "sim_hard" in self.families and self.inputs.semantic_ids is None:
+            raise ValueError("sim_hard finds events by the first code of their semantic ID: let items have them.")
+        if missing := set(self.objectives) - set(self.epochs):
+            raise ValueError(f"epochs has no number for {', '.join(sorted(missing))}.")
+        for key, given in self.arguments.items():
+            objective, _, name = key.rpartition("/")
+            if objective and objective not in (CLICK, NEXT_ITEM):
+                raise ValueError(
+                    f"arguments has {key!r}: begin it with {CLICK}/ or {NEXT_ITEM}/, or name a model alone."
+                )
+            check_arguments(name, given)
+        return self
+
     def training(self, objective: Objective, family: str, trial: Trial, seed: int) -> Training:
         """One training."""
         device: Literal["cpu", "cuda"] = "cuda" if self.gpus else "cpu"
         click = objective == CLICK
+        variant = variant_of(family)
         common = {"width": self.width, "heads": self.heads, "layers": self.layers, "dropout": trial.dropout}
-        if family == "sasrec" and self.history_events > LEARNED_POSITIONS:
+        if variant.family == "sasrec" and self.history_events > LEARNED_POSITIONS:
             common["max_positions"] = self.history_events
         return Training(
             warehouse=self.warehouse,
             artifacts=self.artifacts,
             inputs=self.inputs,
-            family=family,
+            family=variant.family,
             objective=objective,
-            arguments=common | self.arguments.get(family, {}) | self.arguments.get(f"{objective}/{family}", {}),
+            arguments=common
+            | variant.arguments
+            | self.arguments.get(family, {})
+            | self.arguments.get(f"{objective}/{family}", {}),
             training=TrainingOptions(
                 epochs=self.epochs[objective],
                 patience=self.patience,
@@ -149,7 +171,9 @@ class Config(pydantic.BaseModel, frozen=True):
 
     def artifact_of_floor(self, objective: Objective, name: str) -> str:
         """Place of a floor's scores."""
-        version = version_of(inputs=self.inputs.model_dump(), history_events=self.history_events)
+        version = version_of(
+            inputs=self.inputs.model_dump(), history_events=self.history_events, block_examples=self.block_examples
+        )
         return f"{FOLDER}/{SCORING_VERSION}/{objective}-{name}-{version}"
 
 
@@ -249,6 +273,10 @@ def _judged(trials: list[tuple[Any, str, Trial, float]]) -> list[Tuned]:
     """Marks the best trial of each objective and model; of equals, the first."""
     best: dict[tuple[str, str], int] = {}
     for at, (objective, model, _, value) in enumerate(trials):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The trial of {model} for {objective} came to {value} on valid: lower the learning rates."
+            )
         held = best.setdefault((objective, model), at)
         if value > trials[held][3]:
             best[objective, model] = at

@@ -16,6 +16,7 @@ from models.long_history.histories import history_batch, offsets_of, windows
 from models.long_history.inputs import Items
 from models.long_history.interface import NextItemModel
 from models.long_history.leave_one_out import (
+    FEWEST_EVENTS,
     AnchoredBlocks,
     Targets,
     cut_anchored_blocks,
@@ -92,6 +93,11 @@ class NextItemTask(HistoryTask):
         self.by_states = issubclass(FAMILIES[config.family].model, NextItemModel)
         if not self.num_examples(1):
             raise ValueError("No user has two events to learn from: check interactions/raw_interactions.")
+        if not len(self.targets(VALID).users):
+            raise ValueError(
+                f"No user has {FEWEST_EVENTS} events, one each to learn from, to choose by and to test: compare the "
+                "objective `click`, or bring longer histories."
+            )
         for split in SPLIT_NAMES[1:]:
             if met_before(self.events, self.targets(split)).all():
                 raise ValueError(
@@ -168,9 +174,9 @@ class NextItemTask(HistoryTask):
         num = len(batch.targets_N) if isinstance(batch, NextItemBatch) else int(batch.real_BC.sum())
         return Loss(entropy + auxiliary, num, {"cross_entropy": entropy, "reconstruction": auxiliary})
 
-    def targets(self, split: str, history_events: int | None = None) -> Targets:
-        """The targets of a split, with histories of at most so many events."""
-        return held_out(self.events, split, history_events or self.config.history_events)
+    def targets(self, split: str) -> Targets:
+        """The targets of a split."""
+        return held_out(self.events, split, self.config.history_events)
 
     def rank(
         self,
@@ -178,8 +184,6 @@ class NextItemTask(HistoryTask):
         split: str,
         shuffled: bool = False,
         most_users: int | None = None,
-        missed: int = 0,
-        history_events: int | None = None,
     ) -> Ranks:
         """Ranks of a split's targets among all items that their users did not have before.
 
@@ -188,15 +192,12 @@ class NextItemTask(HistoryTask):
             split: ``valid`` or ``test``.
             shuffled: Whether every user is given another one's history: a placebo.
             most_users: Most users, spread evenly; None: all.
-            missed: Newest events that the model has not seen yet.
-            history_events: Most events of a history; None: as in training.
         """
-        found = self.targets(split, history_events)
+        found = self.targets(split)
         if most_users is not None and len(found.users) > most_users:
             kept = np.unique(np.linspace(0, len(found.users) - 1, most_users).astype(np.int64))
             found = Targets(*(column[kept] for column in found))
-        starts, stops = found.starts, np.maximum(found.places - missed, self.events.offsets[found.users])
-        starts = np.maximum(self.events.offsets[found.users], stops - (history_events or self.config.history_events))
+        starts, stops = found.starts, found.places
         if shuffled:
             others = other_users(found.users, len(self.events.offsets) - 1)
             # What was held out of others is not theirs to give either.

@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -17,6 +17,7 @@ from ray_jobs.histories.cells import CLICK, Scored, read_cell
 from ray_jobs.histories.data import Inputs
 from ray_jobs.histories.sweep_cells import Point, score_point
 from ray_jobs.histories.training import Config as Training
+from ray_jobs.knobs import Count, Distinct, Natural
 from ray_jobs.progress import Progress
 from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
@@ -47,16 +48,20 @@ class Config(pydantic.BaseModel, frozen=True):
     artifacts: ArtifactStore = pydantic.Field(description="Where trainings and scores are kept.")
     inputs: Inputs = pydantic.Field(description="Versions of the tables that are read.")
     family: Literal["vista", "vista_causal"] = pydantic.Field("vista", description="Whose summaries.")
-    sweeps: tuple[Sweep, ...] = pydantic.Field(SWEEPS, min_length=1, description="Which sweeps.")
-    num_seeds: tuple[int, ...] = pydantic.Field((4, 8, 16, 32, 64), description="Summary tokens, each trained.")
-    precisions: tuple[Precision, ...] = pydantic.Field(
-        ("fp32", "fp16", "int8", "int4"), description="What summaries are kept in."
+    sweeps: Distinct[Sweep] = pydantic.Field(SWEEPS, min_length=1, description="Which sweeps.")
+    num_seeds: Distinct[Count] = pydantic.Field(
+        (4, 8, 16, 32, 64), min_length=1, description="Summary tokens, each trained."
     )
-    missed: tuple[int, ...] = pydantic.Field((0, 1, 5, 20, 100), description="Newest events not seen yet.")
-    lengths: tuple[int, ...] = pydantic.Field(
-        (10, 25, 50, 100, 200, EVERYTHING), description="Most events seen, each trained."
+    precisions: Distinct[Precision] = pydantic.Field(
+        ("fp32", "fp16", "int8", "int4"), min_length=1, description="What summaries are kept in."
     )
-    seeds: tuple[int, ...] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds of trainings.")
+    missed: Distinct[Natural] = pydantic.Field(
+        (0, 1, 5, 20, 100), min_length=1, description="Newest events not seen yet."
+    )
+    lengths: Distinct[Annotated[Count, pydantic.Field(le=EVERYTHING)]] = pydantic.Field(
+        (10, 25, 50, 100, 200, EVERYTHING), min_length=1, description="Most events seen, each trained."
+    )
+    seeds: Distinct[int] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds of trainings.")
     arguments: dict[str, Any] = pydantic.Field(
         {"width": 32, "heads": 2, "layers": 2, "dropout": 0.2, "num_seeds": 16}, description="The model in the middle."
     )
@@ -79,7 +84,7 @@ class Config(pydantic.BaseModel, frozen=True):
             objective="click",
             arguments=self.arguments | arguments,
             training=self.training.model_copy(update={"seed": seed}),
-            history_events=history_events or self.history_events,
+            history_events=self.history_events if history_events is None else history_events,
         )
 
     def points(self, seed: int) -> list[Point]:

@@ -150,7 +150,9 @@ class HistoryTask(Task):
         rng = np.random.default_rng([self.config.training.seed, epoch])
         order = rng.permutation(len(lengths))
         if world > 1:  # all ranks alike, down to the last batch
-            order = order[: max(len(order) // world, 1) * world]
+            if len(order) < world:
+                raise ValueError(f"{len(order)} histories are too few for {world} workers: train with fewer.")
+            order = order[: len(order) // world * world]
         pool = size * world * POOL
         order = np.concatenate(
             [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(pool, len(order), pool))]

@@ -7,7 +7,7 @@ import numpy as np
 import pydantic
 
 from models.identity import version_of
-from models.long_history.families import FAMILIES
+from models.long_history.families import FAMILIES, check_arguments
 from models.long_history.interface import HistoryModel
 from models.long_history.vocabulary import Vocabulary
 from ray_jobs.acceleration import Acceleration
@@ -57,12 +57,12 @@ class Config(pydantic.BaseModel, frozen=True):
     acceleration: Acceleration = pydantic.Field(Acceleration(), description="How its steps are computed.")
     cpus_per_worker: float = pydantic.Field(1.0, gt=0, description="CPUs of each worker.")
 
-    @pydantic.field_validator("family")
-    @classmethod
-    def _known(cls, family: str) -> str:
-        if family not in FAMILIES:
-            raise ValueError(f"There is no model {family!r} of long histories: give one of {', '.join(FAMILIES)}.")
-        return family
+    @pydantic.model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if self.family not in FAMILIES:
+            raise ValueError(f"There is no model {self.family!r} of long histories: give one of {', '.join(FAMILIES)}.")
+        check_arguments(self.family, self.arguments)
+        return self
 
     @property
     def name(self) -> str:

@@ -1,6 +1,12 @@
 """What the tests of promotion and rollback do: a night of the stage, and what it leaves behind."""
 
+import datetime as dt
+import json
+import tempfile
+from pathlib import Path
+
 import dagster as dg
+import pyarrow as pa
 
 from assets.experiments.candidates import candidates
 from assets.experiments.challenger import challenger
@@ -14,10 +20,12 @@ from assets.experiments.checks import (
     promotion_recorded,
     sample_ratio,
 )
+from assets.experiments.readable import PREPROCESSING
 from orchestration.jobs.rollback_model import RollbackConfig, rollback_model
 from ray_jobs.tables.experiments import (
     CHALLENGER,
 )
+from ray_jobs.tables.vista import USER_SUMMARIES
 from tests.assets.experiments.seeding import seed_rankers
 
 CHAIN = [candidates, challenger, champion]
@@ -85,3 +93,18 @@ def second_champion(platform, instance):
     seed_rankers(platform["tables"], platform["tracking"], SKILLS | {"wide": 0.97})
     assert night(platform, instance).success
     assert aliases(platform) == {"champion": "wide@v1", "previous": "dlrm@v1"}
+
+
+def trained_on(platform, name, **versions):
+    """Lets a ranker's files say which content it reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / PREPROCESSING).write_text(json.dumps({"content_versions": versions}))
+        platform["tables"].artifacts().put(Path(folder), f"rankers/{name}/v1")
+
+
+def serve_summaries(platform, version):
+    """Lets VISTA summaries of a version be what requests are served."""
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    row = {"user_id": "u", "num_events": 1, "summary": b"", "scales": [], "is_latest": True}
+    row |= {"event_timestamp": now, "created_timestamp": now, "summary_version": version}
+    platform["tables"].write(USER_SUMMARIES, pa.Table.from_pylist([row], USER_SUMMARIES.schema), version)

@@ -31,6 +31,8 @@ from tests.assets.experiments.nights import (
     night,
     row,
     second_champion,
+    serve_summaries,
+    trained_on,
 )
 from tests.assets.experiments.results import said, why
 from tests.assets.experiments.seeding import seed_rankers
@@ -223,6 +225,17 @@ def test_a_named_candidate_passes_the_gate_or_is_refused_or_is_forced_on_the_rec
     assert aliases(platform)["champion"] == "dlrm@v1"
     assert promote(platform, instance, candidate="dlrm", reason="twice is once").success
     assert len(platform["ledger"].promotions()) == 3
+
+
+def test_a_candidate_that_cannot_read_what_is_served_is_not_promoted_even_by_force(platform, instance):
+    first_champion(platform, instance)
+    trained_on(platform, "popularity", user_summary_version="A")
+    serve_summaries(platform, "B")
+    refused = promote(platform, instance, candidate="popularity", reason="an incident", force=True)
+    assert not refused.success and why(refused).startswith(
+        "Version 2 (popularity@v1) reads VISTA summaries of version A, but vista/user_summaries holds B"
+    )
+    assert aliases(platform) == {"champion": "dlrm@v1"} and len(platform["ledger"].promotions()) == 1
 
 
 def test_an_unknown_candidate_is_refused_with_the_known_ones(platform, instance):

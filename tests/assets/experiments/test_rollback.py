@@ -1,20 +1,23 @@
 """Rollback of a champion against a real MLflow registry: one step, what it refuses, what is held for it."""
 
-import datetime as dt
-import json
-import tempfile
-from pathlib import Path
-
 import dagster as dg
-import pyarrow as pa
 
-from assets.experiments.readable import PREPROCESSING
 from ray_jobs.tables.experiments import (
     CHAMPION,
 )
-from ray_jobs.tables.vista import HELD_SUMMARIES, USER_SUMMARIES
+from ray_jobs.tables.vista import HELD_SUMMARIES
 from ray_jobs.vista.summary_rollout import held_version
-from tests.assets.experiments.nights import SKILLS, aliases, back, first_champion, night, row, second_champion
+from tests.assets.experiments.nights import (
+    SKILLS,
+    aliases,
+    back,
+    first_champion,
+    night,
+    row,
+    second_champion,
+    serve_summaries,
+    trained_on,
+)
 from tests.assets.experiments.results import why
 from tests.assets.experiments.seeding import seed_rankers
 
@@ -59,31 +62,16 @@ def test_a_second_rollback_is_refused_unless_the_version_is_named(platform, inst
     assert [m.kind for m in platform["ledger"].promotions()] == ["promote", "promote", "rollback", "rollback"]
 
 
-def trained_on(platform, name, **versions):
-    """Lets a ranker's files say which content it reads."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / PREPROCESSING).write_text(json.dumps({"content_versions": versions}))
-        platform["tables"].artifacts().put(Path(folder), f"rankers/{name}/v1")
-
-
 def test_rollback_refuses_a_model_that_cannot_read_what_is_served(platform, instance):
     second_champion(platform, instance)
     trained_on(platform, "dlrm", user_summary_version="A")
-    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    row = {"user_id": "u", "num_events": 1, "summary": b"", "scales": [], "is_latest": True}
-    row |= {"event_timestamp": now, "created_timestamp": now}
-
-    def hold(version):
-        rows = pa.Table.from_pylist([row | {"summary_version": version}], USER_SUMMARIES.schema)
-        platform["tables"].write(USER_SUMMARIES, rows, version)
-
-    hold("B")
+    serve_summaries(platform, "B")
     refused = back(platform, instance)
     assert not refused.success and why(refused).startswith(
         "Version 1 (dlrm@v1) reads VISTA summaries of version A, but vista/user_summaries holds B, so that it would"
     )
     assert aliases(platform)["champion"] == "wide@v1" and len(platform["ledger"].promotions()) == 2
-    hold("A")
+    serve_summaries(platform, "A")
     assert back(platform, instance).success and aliases(platform) == {"champion": "dlrm@v1"}
 
 

@@ -10,8 +10,8 @@ from assets.vista.history_checks import (
     models_beat_floors,
     placebos_do_nothing,
 )
-from assets.vista.history_models import MODELS, history_models
-from models.long_history.families import FAMILIES
+from assets.vista.history_models import MODELS, VARIANTS, history_models
+from models.long_history import families
 from orchestration.resources.ray_jobs import LocalRayJobs
 from ray_jobs.tables.history import HISTORY_MODELS
 from tests.factories import CREATED, seed_interactions
@@ -125,4 +125,4 @@ def test_checks_tell_what_does_not_beat_a_floor_a_leak_and_missing_seeds(tables)
 
 
 def test_the_launchpad_offers_the_families_that_there_are():
-    assert set(MODELS) == set(FAMILIES)
+    assert set(MODELS) == set(families.FAMILIES) and set(VARIANTS) == set(families.VARIANTS)

@@ -103,5 +103,25 @@ def test_summaries_lose_what_their_precision_loses():
     assert lost["fp32"] == 0 < lost["fp16"] < lost["int8"] < lost["int4"] < 0.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"missed": (-1,)}, "greater than or equal to 0"),
+        ({"missed": ()}, "at least 1 item"),
+        ({"missed": (0, 0)}, "0 is there twice"),
+        ({"lengths": (0,)}, "greater than or equal to 1"),
+        ({"lengths": (2_000_000,)}, "less than or equal to 1000000"),
+        ({"num_seeds": (0,)}, "greater than or equal to 1"),
+        ({"seeds": (1, 1)}, "1 is there twice"),
+        ({"sweeps": ("length", "length")}, "length is there twice"),
+        ({"precisions": ("int2",)}, "int2|literal_error"),
+    ],
+)
+def test_points_that_cannot_be_are_refused(tables, changes, said):
+    inputs = {"raw_interactions": "1", "splits": "1", "semantic_ids": None}
+    with pytest.raises(ValueError, match=said):
+        job.Config(warehouse=tables.warehouse(), artifacts=tables.artifacts(), inputs=inputs, **changes)
+
+
 def test_the_launchpad_offers_the_sweeps_that_there_are():
     assert SWEEPS == job.SWEEPS

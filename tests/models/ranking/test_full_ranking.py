@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from models.ranking import full_ranking
 from models.ranking.full_ranking import Exclusions, Histories, full_ranks
@@ -19,6 +20,12 @@ def ranks(scores, target, excluded=NONE, available=None):
 
 def test_rank_counts_better_items_and_ties_count_against_the_target():
     assert ranks([[3, 2, 1], [1, 1, 1]], [1, 0]) == [2, 3]
+
+
+def test_scores_that_are_no_numbers_are_refused_and_the_smallest_is_a_number():
+    with pytest.raises(ValueError, match="no numbers, which have no rank"):
+        ranks([[3, float("nan"), 1], [1, 1, 1]], [0, 0])
+    assert ranks([[3, -np.inf, 1], [1, 1, 1]], [0, 0]) == [1, 3]
 
 
 def test_history_is_not_ranked_and_neither_is_a_target_within_it():

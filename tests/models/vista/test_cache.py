@@ -85,6 +85,11 @@ def test_every_format_gives_back_what_it_stored(tokens, form):
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
+def test_no_rows_come_back_as_no_rows(form):
+    assert restore(quantise(np.zeros((0, 4, 16), np.float32), form)).shape == (0, 4, 16)
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
 def test_the_error_of_a_value_is_at_most_half_a_step(tokens, form):
     stored = quantise(tokens, form)
     wrong = np.abs(restore(stored) - tokens)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ray_jobs.histories import comparison as history_comparison
-from ray_jobs.histories.comparison import Config, Trial
+from ray_jobs.histories.comparison import Config, Trial, _judged
 from ray_jobs.histories.data import Inputs
 from ray_jobs.tables.interactions import RAW_INTERACTIONS, SPLITS
 from tests.factories import seed_interactions
@@ -39,6 +39,40 @@ def config_of(tables, **changes):
 def seeded(tables):
     seed_interactions(tables, num_users=40, events_per_user=20)
     return tables
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"families": ("vista", "vista")}, "vista is there twice"),
+        ({"families": ()}, "at least 1 item"),
+        ({"families": ("vsta",)}, "There is no model 'vsta'"),
+        ({"families": ("sim_hard",)}, "let items have them"),
+        ({"seeds": (0, 0)}, "0 is there twice"),
+        ({"grid": (Trial(learning_rate=1e-2, dropout=0.0),) * 2}, "is there twice"),
+        ({"objectives": ("click", "click")}, "click is there twice"),
+        ({"epochs": {"click": 2}}, "epochs has no number for next_item"),
+        ({"arguments": {"click/vsta": {}}}, "There is no model 'vsta'"),
+        ({"arguments": {"clik/vista": {}}}, "begin it with click/ or next_item/"),
+        ({"arguments": {"vista": {"attention": "soft"}}}, "should be 'quasi_linear' or 'softmax'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(seeded, changes, said):
+    with pytest.raises(ValueError, match=said):
+        config_of(seeded, **changes)
+
+
+def test_a_trial_that_came_to_no_number_is_not_the_best():
+    with pytest.raises(ValueError, match="trial of vista for click came to nan on valid"):
+        _judged([("click", "vista", Trial(learning_rate=1.0, dropout=0.0), float("nan"))])
+
+
+def test_variants_stand_beside_their_family(seeded):
+    config = config_of(seeded, families=("vista", "vista_softmax"), seeds=(0,), objectives=("click",))
+    found = history_comparison.run(config)
+    assert found.num_trained == 4
+    values = {x.model: x.value for x in found.lines if (x.metric, x.baseline) == ("auc", "")}
+    assert values["vista"] != values["vista_softmax"]
 
 
 def test_every_family_is_tuned_alike_and_tested_with_a_placebo_beside_floors(seeded):

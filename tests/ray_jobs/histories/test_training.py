@@ -180,6 +180,40 @@ def test_a_split_of_one_label_is_refused_in_a_sentence(seeded):
         build_task(config_of(seeded, "din", "click"))
 
 
+def test_histories_of_two_events_have_no_next_item_and_say_so(tables):
+    seed_interactions(tables, num_users=10, events_per_user=2)
+    with pytest.raises(ValueError, match="No user has 3 events"):
+        build_task(config_of(tables, "sasrec"))
+
+
+def test_more_workers_than_histories_are_refused(seeded):
+    task = build_task(config_of(seeded, "din", "click"))
+    with pytest.raises(ValueError, match="2 histories are too few for 3 workers"):
+        next(task.batches_of(np.array([4, 5]), 1, 0, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num_seeds": 0}, "num_seeds\n  Input should be greater than or equal to 1"),
+        ({"numseeds": 8}, "numseeds\n  Unexpected keyword argument"),
+        ({"attention": "quasi-linear"}, "attention\n  Input should be 'quasi_linear' or 'softmax'"),
+        ({"dropout": float("nan")}, "dropout\n  Input should be a finite number"),
+        ({"heads": 3}, "The width 32 must be a multiple of the 3 heads"),
+    ],
+)
+def test_arguments_that_no_model_has_are_refused_before_any_data_are_read(tables, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Config(
+            warehouse=tables.warehouse(),
+            artifacts=tables.artifacts(),
+            inputs=Inputs(raw_interactions="1", splits="1", semantic_ids=None),
+            family="vista",
+            objective="click",
+            arguments=arguments,
+        )
+
+
 def test_data_of_repeats_has_no_next_item_and_says_so(seeded):
     events = seeded.read(RAW_INTERACTIONS)
     same = pa.array(["i1"] * len(events))
