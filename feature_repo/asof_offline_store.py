@@ -162,7 +162,7 @@ class _Join:
 
         What comes after the last moment, and, where they are few, what belongs to other entities is left where it is:
         whole row groups of a file are not read. So a chunk of examples costs the histories of its own users. A scan
-        that DuckDB makes of a dataset decodes sixteen batches of each of four files ahead, outside of its own limit.
+        of all files would decode up to a GiB ahead of DuckDB, outside of its own limit.
         """
         files, path = filesystem_of(self.source.path, storage_options)
         found = pyarrow.dataset.dataset(path, filesystem=files, format="parquet")
@@ -174,14 +174,10 @@ class _Join:
                 name = self.columns.get(key, key)
                 wanted &= pc.field(name).isin(values.cast(found.schema.field(name).type))
         read = [*self.keys, self.source.timestamp_field, self.source.created_timestamp_column, *self.names]
-        return found.scanner(
-            columns=list(dict.fromkeys(self.columns.get(name, name) for name in read if name)),
-            filter=wanted,
-            batch_size=ROWS_AT_ONCE,
-            batch_readahead=1,
-            fragment_readahead=1,
-            fragment_scan_options=pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False),
-        ).to_reader()
+        names = list(dict.fromkeys(self.columns.get(name, name) for name in read if name))
+        groups = (g for f in found.get_fragments(wanted) for g in f.split_by_row_group(wanted))
+        batches = (b for g in groups for b in g.to_batches(columns=names, filter=wanted, batch_size=ROWS_AT_ONCE))
+        return pa.RecordBatchReader.from_batches(pa.schema([found.schema.field(name) for name in names]), batches)
 
     def column(self, name: str) -> str:
         """A column of the source, quoted."""

@@ -6,6 +6,7 @@ writer can see that there is nothing to do. Only this module and the resource th
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from ray_jobs.filesystems import filesystem_at
 
 VERSION_KEY = "belvedere.version"
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-# What a writer holds until it is whole and a reader decodes at once; training rows have a kilobyte each.
-ROWS_IN_GROUP = 65_536
+# Of a row group, which a writer holds until it is whole and a reader decodes at once; rows of the training set have a
+# kilobyte each.
+GROUP_BYTES, MOST_IN_GROUP = 16 << 20, 65_536
 
 
 class VersionMismatchError(RuntimeError):
@@ -109,9 +111,13 @@ def content_digest(data: pa.Table, ignore: tuple[str, ...] = ("created_timestamp
     return sink.hexdigest()[:16]
 
 
-def _writer_properties(rows_in_group: int = ROWS_IN_GROUP) -> Any:
+def _writer_properties(data: pa.Table | None, rows_in_group: int | None = None) -> Any:
+    """Properties of files with rows like those of ``data``."""
     from deltalake import WriterProperties
 
+    if rows_in_group is None:
+        rows, size = (data.num_rows, data.nbytes) if data is not None else (0, 0)
+        rows_in_group = max(1, min(MOST_IN_GROUP, GROUP_BYTES * rows // max(size, 1))) if rows else MOST_IN_GROUP
     return WriterProperties(max_row_group_size=rows_in_group, compression="SNAPPY")
 
 
@@ -209,14 +215,9 @@ class Warehouse:
         found = self.dataset(table)
         kept: list[pa.RecordBatch] = []
         waiting = 0
-        # Arrow would decode sixteen batches of each of four files ahead of whoever reads one.
-        scanned = found.to_batches(
-            columns=names,
-            filter=filters,
-            batch_size=min(num_rows, ROWS_IN_GROUP),
-            batch_readahead=1,
-            fragment_readahead=1,
-        )
+        # A scan of all files would decode up to a GiB ahead of whoever is slower than the disk.
+        groups = (g for f in found.get_fragments(filters) for g in f.split_by_row_group(filters, schema=found.schema))
+        scanned = (b for g in groups for b in g.to_batches(schema=found.schema, columns=names, filter=filters))
         for batch in scanned:
             while batch.num_rows:
                 part = batch.slice(0, num_rows - waiting)
@@ -278,7 +279,7 @@ class Warehouse:
             schema_mode=None if replace_where and exists else "overwrite",
             partition_by=list(table.partition_by) or None,
             storage_options=self.storage_options or None,
-            writer_properties=_writer_properties(),
+            writer_properties=_writer_properties(data),
             commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
         )
         return Written(version, data.num_rows, committed=True)
@@ -290,7 +291,7 @@ class Warehouse:
         version: str,
         replace_where: str | None = None,
         *,
-        row_group_rows: int = ROWS_IN_GROUP,
+        row_group_rows: int | None = None,
         again: bool = False,
     ) -> Written:
         """Replaces a table, or a part of it, by rows that are made one after the other, in one atomic commit.
@@ -303,7 +304,7 @@ class Warehouse:
             parts: The rows of the new content, of the table's schema.
             version: Identity of the table's content after the write.
             replace_where: SQL predicate of the part that they replace, e.g. ``day >= '2026-01-01'``.
-            row_group_rows: Rows of a row group, for tables of which little is read at once.
+            row_group_rows: Rows of a row group, for tables of which little is read at once; as many as fit by default.
             again: Write the same rows anew, in another layout, though the table holds ``version``.
         """
         from deltalake import CommitProperties, write_deltalake
@@ -313,11 +314,13 @@ class Warehouse:
         num_rows, failed = 0, None
         partly = replace_where is not None and self.exists(table)
         waiting = iter(parts)
+        first = list(itertools.islice(waiting, 1))
+        properties = _writer_properties(first[0] if first else None, row_group_rows)
 
         def made() -> Iterator[pa.RecordBatch]:
             nonlocal num_rows, failed
             try:
-                while (part := maker.submit(next, waiting, None).result()) is not None:
+                while (part := first.pop() if first else maker.submit(next, waiting, None).result()) is not None:
                     num_rows += part.num_rows
                     yield from table.conform(part).to_batches()
             except BaseException as error:
@@ -336,7 +339,7 @@ class Warehouse:
                     schema_mode=None if partly else "overwrite",
                     partition_by=list(table.partition_by) or None,
                     storage_options=self.storage_options or None,
-                    writer_properties=_writer_properties(row_group_rows),
+                    writer_properties=properties,
                     commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
                 )
         except Exception:
