@@ -44,6 +44,9 @@ class HistoryModelsConfig(Knobs):
     heads: int = pydantic.Field(2, ge=1, description="Attention heads; the width is a multiple of them.")
     layers: int = pydantic.Field(2, ge=1, description="Blocks.")
     history_events: int = pydantic.Field(200, ge=1, description="Most events of a history; the newest are kept.")
+    block_examples: int = pydantic.Field(
+        16, ge=1, description="Examples of a user that share one history; fewer cost more, and see newer events."
+    )
     num_negatives: int = pydantic.Field(64, ge=1, description="Items that targets are told from, by scoring models.")
     valid_users: int | None = pydantic.Field(
         None, ge=1, description="Users who decide after each epoch of `next_item`; None: all. Trials are judged by all."
@@ -61,7 +64,17 @@ class HistoryModelsConfig(Knobs):
     gpus: float = pydantic.Field(0.0, ge=0, description="GPUs of a training; a fraction lets several share one.")
 
 
-COPIED = ("width", "heads", "layers", "history_events", "num_negatives", "valid_users", "patience", "arguments")
+COPIED = (
+    "width",
+    "heads",
+    "layers",
+    "history_events",
+    "block_examples",
+    "num_negatives",
+    "valid_users",
+    "patience",
+    "arguments",
+)
 
 
 def job_config(tables: Tables, config: HistoryModelsConfig) -> Any:
