@@ -101,26 +101,27 @@ def click_estimates(
     loss_R, rate_R = (_mean(user_N, x, weight_RU) for x in (losses, label_N.astype(np.float64)))
     groups = {GROUP_AUC: user_N, REQUEST_AUC: np.unique(request_N, return_inverse=True)[1]}
     within = {name: _within(logit_N, label_N, group_N, user_N, weight_RU) for name, group_N in groups.items()}
-    found = {
+    whole = {
         AUC: (float(auc(logit_N, label_N)[0]), resampled_auc(logit_N, label_N, user_N, weight_RU)),
         ENTROPY: (float(losses.mean() / entropy(label_N.mean())), loss_R / entropy(rate_R)),
         LOG_LOSS: (float(losses.mean()), loss_R),
-        **{name: each for name, each in within.items() if each},
     }
-    return {(ALL, name): Estimate(value, draws, num, num_users) for name, (value, draws) in found.items()}
+    found = {(ALL, name): Estimate(value, draws, num, num_users) for name, (value, draws) in whole.items()}
+    return found | {(ALL, name): each for name, each in within.items() if each is not None}
 
 
 def _within(
     score_N: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, user_N: np.ndarray, weight_RU: np.ndarray
-) -> tuple[float, np.ndarray] | None:
-    """AUC within groups, each of one user, weighed by examples, with draws; None if no group has both labels."""
+) -> Estimate | None:
+    """AUC within groups, each of one user, weighed by their examples; None if no group has both labels."""
     auc_G, size_G = group_auc(score_N, label_N, group_N)
     if not size_G.any():
         return None
     owner_G = np.zeros(len(size_G), np.int64)
     owner_G[group_N] = user_N
     sums_U, sizes_U = (np.bincount(owner_G, w, minlength=weight_RU.shape[1]) for w in (auc_G * size_G, size_G))
-    return float(sums_U.sum() / sizes_U.sum()), ratio(sums_U, sizes_U, weight_RU)
+    value, draws_R = float(sums_U.sum() / sizes_U.sum()), ratio(sums_U, sizes_U, weight_RU)
+    return Estimate(value, draws_R, int(sizes_U.sum()), int((sizes_U > 0).sum()))
 
 
 def _mean(user_N: np.ndarray, value_N: np.ndarray, weight_RU: np.ndarray) -> np.ndarray:

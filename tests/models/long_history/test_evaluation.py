@@ -38,7 +38,7 @@ def test_request_auc_compares_what_was_scored_against_one_history():
     ]
     found = estimates["all", "request_auc"]
     values, sizes = np.transpose(pairs)
-    assert found.value == pytest.approx((values * sizes).sum() / sizes.sum())
+    assert found.value == pytest.approx((values * sizes).sum() / sizes.sum()) and found.num_examples == sizes.sum()
     assert found.value > 0.7 > 0.6 > estimates["all", "group_auc"].value
     assert np.quantile(found.draws_R, 0.025) < found.value < np.quantile(found.draws_R, 0.975)
 
