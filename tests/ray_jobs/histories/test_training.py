@@ -10,6 +10,9 @@ import torch
 
 from models.long_history.floors import fit_floor, floor_scores
 from models.long_history.histories import history_batch
+from ray_jobs.acceleration import Acceleration
+from ray_jobs.artifacts import ArtifactStore
+from ray_jobs.checkpoints import read_model
 from ray_jobs.histories.data import Inputs
 from ray_jobs.histories.next_item_task import NextItemTask, rank_targets
 from ray_jobs.histories.training import Config, build_task, load_history_model, train
@@ -114,6 +117,19 @@ def test_training_sees_no_target_of_valid_or_test(seeded, family):
     assert learned == task.num_examples(1) == seen.sum() - 20
     ranks = [list(task.train_batches(1, rank, 2)) for rank in (0, 1)]
     assert len(ranks[0]) == len(ranks[1])
+
+
+@pytest.mark.ray
+def test_vista_learns_in_shards_what_it_learns_in_replicas(seeded, tmp_path, ray_cluster):
+    weights = {}
+    for strategy in ("ddp", "fsdp"):
+        arguments = {"width": 8, "layers": 1, "dropout": 0.0, "item_dropout": 0.0}
+        config = config_of(seeded, "vista", "click", arguments=arguments, workers=2)
+        store = ArtifactStore(str(tmp_path / strategy))
+        config = config.model_copy(update={"artifacts": store, "acceleration": Acceleration(strategy=strategy)})
+        assert train(config).trained
+        weights[strategy] = read_model(store, config.name).weights
+    torch.testing.assert_close(weights["fsdp"], weights["ddp"], atol=1e-5, rtol=1e-4)
 
 
 def test_a_large_catalogue_is_sampled(seeded):
