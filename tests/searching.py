@@ -18,8 +18,11 @@ def places_with(folder: Path, text: str, apart: tuple[Path, ...] = ()) -> list[s
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or any(other in path.parents for other in apart):
             continue
-        if text.encode() in path.read_bytes() or text in _decoded(path):
-            found.append(str(path.relative_to(folder)))
+        try:
+            if text.encode() in path.read_bytes() or text in _decoded(path):
+                found.append(str(path.relative_to(folder)))
+        except sqlite3.DatabaseError as error:
+            raise AssertionError(f"{path} cannot be read: {error}") from error
     return found
 
 

@@ -25,4 +25,5 @@ def test_rates_and_ranks_of_both_are_told(tables, tmp_path, monkeypatch):
     ours = float(found.detail.split("/s")[0].replace(",", ""))
     assert found.ratio == pytest.approx(ours / 20, abs=0.05)
     # Faster and worse would not count.
-    assert found.held == (found.ratio >= 2 and float(found.detail.rpartition(", ")[2].rstrip("]")) >= 0)
+    difference = float(found.detail.rpartition("difference ")[2].split(" ")[0])
+    assert found.held == (found.ratio >= 2 and difference >= 0)

@@ -217,6 +217,7 @@ def test_kill_in_mid_work_loses_no_stored_caption_and_pays_none_twice(ray_cluste
     run.stdin.close()
     while run.poll() is None and tables.warehouse().num_rows(CAPTION_STORE) < 6:
         time.sleep(0.05)
+    assert run.poll() is None, f"ended before it could be killed, with {run.returncode}"
     workers = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGKILL)
     assert "finished" not in run.stdout.read() and run.wait() == -signal.SIGKILL
