@@ -41,10 +41,22 @@ def sentence(error: BaseException) -> str:
     Refused values are not told: among them may be an address with its password.
     """
     if isinstance(error, pydantic.ValidationError):
-        refused = error.errors(include_input=False)
-        return "; ".join(f"{'.'.join(map(str, each['loc'])) or error.title}: {each['msg']}" for each in refused)
+        return refused(error, "{name}: {why}")
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def refused(error: pydantic.ValidationError, told: str) -> str:
+    """Everything that pydantic refused, in one line.
+
+    Args:
+        error: The error.
+        told: Of each, with ``{name}``, ``{value}`` and ``{why}``.
+    """
+    return "; ".join(
+        told.format(name=".".join(map(str, each["loc"])) or error.title, value=repr(each["input"]), why=each["msg"])
+        for each in error.errors()
+    )
 
 
 def failure(error: Exception, doing: str) -> dg.Failure | None:

@@ -5,6 +5,8 @@ from typing import Any
 import dagster as dg
 import pydantic
 
+from assets.failures import refused
+
 
 class Knobs(dg.Config):
     """Configuration of an asset or an op.
@@ -21,8 +23,5 @@ class Knobs(dg.Config):
             super().__init__(**given)
         except pydantic.ValidationError as error:
             # Values are told: Dagster shows a run's configuration beside it anyway.
-            refused = "; ".join(
-                f"{'.'.join(map(str, each['loc'])) or error.title} is {each['input']!r}, but {each['msg']}"
-                for each in error.errors()
-            )
-            raise dg.Failure(f"{refused}: correct the run's configuration.", allow_retries=False) from error
+            found = refused(error, "{name} is {value}, but {why}")
+            raise dg.Failure(f"{found}: correct the run's configuration.", allow_retries=False) from error

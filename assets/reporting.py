@@ -1,6 +1,5 @@
 """What every materialization tells the Dagster UI, in one place."""
 
-import ctypes
 import resource
 import time
 from typing import Any
@@ -10,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from assets.features.plots import shares
+from assets.memory import give_back_memory
 from ray_jobs.warehouse import Table
 
 SAMPLE_ROWS = 5
@@ -55,18 +55,6 @@ def profile_markdown(data: pa.Table) -> str:
     """A plot of how often each column has a value."""
     filled = {name: 1 - data[name].null_count / data.num_rows for name in data.column_names}
     return shares(filled, f"share of {data.num_rows:,} rows that have a value")
-
-
-def give_back_memory() -> None:
-    """Gives freed memory back to the system, which allocators keep for whoever asks next.
-
-    All steps of a run share a process. Without this each begins with what the hungriest before it took: 2 GiB of
-    nothing with four million events.
-    """
-    pa.default_memory_pool().release_unused()
-    # Of glibc alone.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _has_plot(metadata: dict[str, Any]) -> bool:

@@ -111,13 +111,16 @@ def content_digest(data: pa.Table, ignore: tuple[str, ...] = ("created_timestamp
     return sink.hexdigest()[:16]
 
 
-def _writer_properties(data: pa.Table | None, rows_in_group: int | None = None) -> Any:
-    """Properties of files with rows like those of ``data``."""
+def _rows_in_group(data: pa.Table) -> int:
+    """Rows of a row group, so that rows like those of ``data`` make groups of at most `GROUP_BYTES`."""
+    if not data.num_rows:
+        return MOST_IN_GROUP
+    return max(1, min(MOST_IN_GROUP, GROUP_BYTES * data.num_rows // max(data.nbytes, 1)))
+
+
+def _writer_properties(rows_in_group: int) -> Any:
     from deltalake import WriterProperties
 
-    if rows_in_group is None:
-        rows, size = (data.num_rows, data.nbytes) if data is not None else (0, 0)
-        rows_in_group = max(1, min(MOST_IN_GROUP, GROUP_BYTES * rows // max(size, 1))) if rows else MOST_IN_GROUP
     return WriterProperties(max_row_group_size=rows_in_group, compression="SNAPPY")
 
 
@@ -279,7 +282,7 @@ class Warehouse:
             schema_mode=None if replace_where and exists else "overwrite",
             partition_by=list(table.partition_by) or None,
             storage_options=self.storage_options or None,
-            writer_properties=_writer_properties(data),
+            writer_properties=_writer_properties(_rows_in_group(data)),
             commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
         )
         return Written(version, data.num_rows, committed=True)
@@ -315,7 +318,7 @@ class Warehouse:
         partly = replace_where is not None and self.exists(table)
         waiting = iter(parts)
         first = list(itertools.islice(waiting, 1))
-        properties = _writer_properties(first[0] if first else None, row_group_rows)
+        rows_in_group = row_group_rows or (_rows_in_group(first[0]) if first else MOST_IN_GROUP)
 
         def made() -> Iterator[pa.RecordBatch]:
             nonlocal num_rows, failed
@@ -339,7 +342,7 @@ class Warehouse:
                     schema_mode=None if partly else "overwrite",
                     partition_by=list(table.partition_by) or None,
                     storage_options=self.storage_options or None,
-                    writer_properties=properties,
+                    writer_properties=_writer_properties(rows_in_group),
                     commit_properties=CommitProperties(custom_metadata={VERSION_KEY: version}),
                 )
         except Exception:

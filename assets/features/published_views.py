@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.resources import Features, Tables
-from feature_repo.publications import Publication
+from feature_repo.publications import MOST_IN_GROUP, Publication
 from models.identity import version_of
 from ray_jobs.tables.captions import CAPTION_TOKENS
 from ray_jobs.tables.clusters import SEMANTIC_IDS
@@ -20,7 +20,6 @@ from ray_jobs.warehouse import Table, Warehouse
 
 CODE_VERSION = "1"
 TIMES = ("event_timestamp", "created_timestamp")
-ROWS_AT_ONCE = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +130,14 @@ def _rows(warehouse: Warehouse, view: View) -> pa.RecordBatchReader:
     if view.rows is not None:
         parts = (part.select(names).cast(schema) for part in view.rows(warehouse))
     elif not view.newest_of_tie:
-        parts = warehouse.batches(view.table, names, num_rows=ROWS_AT_ONCE)
+        parts = warehouse.batches(view.table, names, num_rows=MOST_IN_GROUP)
     else:
         keys = pl.concat(
             [pl.DataFrame(p) for p in warehouse.batches(view.table, [view.key, "event_timestamp", view.newest_of_tie])]
             or [pl.DataFrame(schema=[view.key, "event_timestamp", view.newest_of_tie])]
         )
         best = keys.group_by(view.key, "event_timestamp").agg(pl.col(view.newest_of_tie).max())
-        found = warehouse.batches(view.table, [*names, view.newest_of_tie], num_rows=ROWS_AT_ONCE)
+        found = warehouse.batches(view.table, [*names, view.newest_of_tie], num_rows=MOST_IN_GROUP)
         parts = (_only(part, best, view).select(names) for part in found)
     return pa.RecordBatchReader.from_batches(schema, (b for part in parts for b in part.to_batches()))
 

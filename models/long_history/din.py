@@ -8,12 +8,12 @@ Shapes: B users, L events of a history, C candidates, D width, U width of the ac
 from typing import NamedTuple
 
 import torch
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.long_history.inputs import (
     STRICT,
-    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -35,7 +35,7 @@ class DinConfig(HistoryModelConfig):
         dice: Whether the activation unit has Dice in place of PReLU.
     """
 
-    unit_width: Count = 32
+    unit_width: PositiveInt = 32
     softmax: bool = False
     dice: bool = False
 

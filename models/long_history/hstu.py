@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
     STRICT,
-    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -35,9 +35,9 @@ class HstuConfig(HistoryModelConfig):
         tile: Rows and keys that are worked on at once; a history of so many events needs one tile.
     """
 
-    max_distance: Count = 1024
-    micro_batch: Count = 256
-    tile: Count = 512
+    max_distance: PositiveInt = 1024
+    micro_batch: PositiveInt = 256
+    tile: PositiveInt = 512
 
 
 class HstuEncoding(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 
 import pydantic
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -14,9 +15,6 @@ LOG_BUCKETS = 64
 """Enough for floor(log2) of any 63-bit number."""
 
 
-Natural = Annotated[int, pydantic.Field(ge=0)]
-Count = Annotated[int, pydantic.Field(ge=1)]
-Weight = Annotated[float, pydantic.Field(ge=0)]
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 # Arguments come from people, through a job's config: a misspelt or impossible one is refused by its name.
@@ -42,16 +40,16 @@ class HistoryModelConfig:
             together sooner.
     """
 
-    num_items: Count
-    num_codes: Count
-    num_actions: Count
-    num_values: Count
-    width: Count = 32
-    heads: Count = 2
-    layers: Count = 2
+    num_items: PositiveInt
+    num_codes: PositiveInt
+    num_actions: PositiveInt
+    num_values: PositiveInt
+    width: PositiveInt = 32
+    heads: PositiveInt = 2
+    layers: PositiveInt = 2
     dropout: Share = 0.1
     item_dropout: Share = 0.1
-    embedding_std: Weight = 0.1
+    embedding_std: NonNegativeFloat = 0.1
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -17,13 +18,11 @@ from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
     LOG_BUCKETS,
     STRICT,
-    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
     ItemEncoder,
     Items,
-    Natural,
     initialise_embeddings,
     log_bucket,
 )
@@ -48,10 +47,10 @@ class MtgrConfig(HistoryModelConfig):
         micro_batch: Candidates of one pass against the kept keys and values.
     """
 
-    num_crosses: Natural = 0
-    sequence_events: Count = 1000
-    realtime_events: Count = 16
-    micro_batch: Count = 256
+    num_crosses: NonNegativeInt = 0
+    sequence_events: PositiveInt = 1000
+    realtime_events: PositiveInt = 16
+    micro_batch: PositiveInt = 256
 
 
 class MtgrEncoding(NamedTuple):

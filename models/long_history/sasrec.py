@@ -9,13 +9,13 @@ Shapes: B users, L events of a history, P positions, S pieces of a history, C ca
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.attention import SoftmaxBlock
 from models.long_history.inputs import (
     STRICT,
-    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
@@ -37,8 +37,8 @@ class SasrecConfig(HistoryModelConfig):
         token: What a token says of an event: its item alone, as in the paper, or also what the user did, and when.
     """
 
-    max_positions: Count = 200
-    expansion: Count = 4
+    max_positions: PositiveInt = 200
+    expansion: PositiveInt = 4
     token: Literal["item", "event"] = "item"
 
 

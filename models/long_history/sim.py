@@ -8,19 +8,11 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from models.long_history.inputs import (
-    STRICT,
-    Count,
-    History,
-    HistoryModelConfig,
-    ItemEncoder,
-    Items,
-    Weight,
-    initialise_embeddings,
-)
+from models.long_history.inputs import STRICT, History, HistoryModelConfig, ItemEncoder, Items, initialise_embeddings
 from models.long_history.interface import HistoryModel, ModelOutput
 from models.long_history.target_attention import AgedEvents, TargetHead, in_chunks, masked_softmax, take_events
 
@@ -37,8 +29,8 @@ class SimConfig(HistoryModelConfig):
     """
 
     search: Literal["hard", "soft"] = "soft"
-    found_events: Count = 100
-    auxiliary_weight: Weight = 1.0
+    found_events: PositiveInt = 100
+    auxiliary_weight: NonNegativeFloat = 1.0
 
 
 class SimEncoding(NamedTuple):

@@ -6,6 +6,7 @@ Shapes: B users, L events of a history, C candidates, K found events, H heads, E
 from typing import NamedTuple
 
 import torch
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -13,7 +14,6 @@ from models.attention import merge_heads, split_heads
 from models.long_history.inputs import (
     LOG_BUCKETS,
     STRICT,
-    Count,
     History,
     HistoryModelConfig,
     ItemEncoder,
@@ -40,7 +40,7 @@ class TwinConfig(HistoryModelConfig):
         found_events: Most events that each head finds for a candidate.
     """
 
-    found_events: Count = 100
+    found_events: PositiveInt = 100
 
 
 class TwinEncoding(NamedTuple):

@@ -7,6 +7,7 @@ D width (H x E).
 from typing import NamedTuple, cast
 
 import torch
+from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +20,6 @@ from models.long_history.inputs import (
     History,
     ItemEncoder,
     Items,
-    Weight,
     initialise_embeddings,
     log_bucket,
 )
@@ -40,7 +40,7 @@ class CausalVistaConfig(VistaConfig):
             last for ever. 0: no head forgets.
     """
 
-    half_life: Weight = 16.0
+    half_life: NonNegativeFloat = 16.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ Shapes: B users, L events of a history, K seeds (= summary tokens), C candidates
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -13,13 +14,11 @@ from models.attention import QuasiLinearBlock, SoftmaxBlock
 from models.long_history.inputs import (
     LOG_BUCKETS,
     STRICT,
-    Count,
     EventEncoder,
     History,
     HistoryModelConfig,
     ItemEncoder,
     Items,
-    Weight,
     initialise_embeddings,
     log_bucket,
 )
@@ -40,11 +39,11 @@ class VistaConfig(HistoryModelConfig):
             has the trivial minimum of equal embeddings for all events.
     """
 
-    num_seeds: Count = 16
-    target_layers: Count = 1
+    num_seeds: PositiveInt = 16
+    target_layers: PositiveInt = 1
     attention: Literal["quasi_linear", "softmax"] = "quasi_linear"
-    reconstruction_weight: Weight = 0.1
-    reconstruction_events: Count = 32
+    reconstruction_weight: NonNegativeFloat = 0.1
+    reconstruction_events: PositiveInt = 32
     stop_gradient: bool = True
 
 

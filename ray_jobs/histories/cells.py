@@ -12,9 +12,8 @@ import torch
 
 from models.long_history.evaluation import click_estimates, rank_estimates, rank_metrics
 from models.long_history.floors import Asked, fit_floor, floor_scores, like_logits, signs_of
+from models.ranking import floors
 from models.ranking.evaluation import Estimates
-from models.ranking.floors import FLOORS as FITTED
-from models.ranking.floors import Events
 from ray_jobs.artifacts import ArtifactStore
 from ray_jobs.histories.next_item_task import NextItemTask, Ranks, rank_targets
 from ray_jobs.histories.peers.recbole_environment import PeerOptions, run_peer
@@ -107,7 +106,9 @@ def score_floor(training: Training, name: str, at: str) -> None:
     examples = task.examples
     learned, asked = np.flatnonzero(examples.splits == 0), np.flatnonzero(examples.splits == 2)
     columns = (examples.users, examples.items, examples.labels, task.observed)
-    floor = FITTED[name].fit(Events(*(column[learned] for column in columns)), len(task.catalogue.ids) - 1)
+    floor = floors.FLOORS[name].fit(
+        floors.Events(*(column[learned] for column in columns)), len(task.catalogue.ids) - 1
+    )
     blocks = task.blocks["test"]
     own = np.searchsorted(blocks.starts, asked, side="right") - 1
     signs = signs_of(task.events, examples.users, examples.times, examples.items, examples.labels)

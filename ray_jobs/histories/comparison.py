@@ -19,6 +19,7 @@ from models.long_history.families import check_arguments, variant_of
 from models.ranking.ablation import over_seeds
 from models.ranking.evaluation import Estimates
 from ray_jobs.artifacts import ArtifactStore
+from ray_jobs.distinct import Distinct
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.histories.cells import (
     CLICK,
@@ -38,7 +39,6 @@ from ray_jobs.histories.peers.recbole_environment import PeerOptions, make_envir
 from ray_jobs.histories.results import SHUFFLED, Line, Result, Trained, Trial, Tuned, lines_of, trained_of, with_costs
 from ray_jobs.histories.training import Config as Training
 from ray_jobs.histories.training import Objective
-from ray_jobs.knobs import Distinct
 from ray_jobs.progress import Progress, note
 from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions

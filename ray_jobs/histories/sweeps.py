@@ -12,12 +12,12 @@ from models.ranking.ablation import over_seeds
 from models.ranking.evaluation import figures
 from models.vista.cache import Precision
 from ray_jobs.artifacts import ArtifactStore
+from ray_jobs.distinct import Distinct
 from ray_jobs.entrypoint import serve_pipes
 from ray_jobs.histories.cells import CLICK, Scored, read_cell
 from ray_jobs.histories.data import Inputs
 from ray_jobs.histories.sweep_cells import Point, score_point
 from ray_jobs.histories.training import Config as Training
-from ray_jobs.knobs import Count, Distinct, Natural
 from ray_jobs.progress import Progress
 from ray_jobs.tasks import in_order, remote
 from ray_jobs.training_task import TrainingOptions
@@ -49,16 +49,16 @@ class Config(pydantic.BaseModel, frozen=True):
     inputs: Inputs = pydantic.Field(description="Versions of the tables that are read.")
     family: Literal["vista", "vista_causal"] = pydantic.Field("vista", description="Whose summaries.")
     sweeps: Distinct[Sweep] = pydantic.Field(SWEEPS, min_length=1, description="Which sweeps.")
-    num_seeds: Distinct[Count] = pydantic.Field(
+    num_seeds: Distinct[pydantic.PositiveInt] = pydantic.Field(
         (4, 8, 16, 32, 64), min_length=1, description="Summary tokens, each trained."
     )
     precisions: Distinct[Precision] = pydantic.Field(
         ("fp32", "fp16", "int8", "int4"), min_length=1, description="What summaries are kept in."
     )
-    missed: Distinct[Natural] = pydantic.Field(
+    missed: Distinct[pydantic.NonNegativeInt] = pydantic.Field(
         (0, 1, 5, 20, 100), min_length=1, description="Newest events not seen yet."
     )
-    lengths: Distinct[Annotated[Count, pydantic.Field(le=EVERYTHING)]] = pydantic.Field(
+    lengths: Distinct[Annotated[int, pydantic.Field(ge=1, le=EVERYTHING)]] = pydantic.Field(
         (10, 25, 50, 100, 200, EVERYTHING), min_length=1, description="Most events seen, each trained."
     )
     seeds: Distinct[int] = pydantic.Field((0, 1, 2, 3, 4), min_length=1, description="Seeds of trainings.")

@@ -111,7 +111,7 @@ def test_summaries_lose_what_their_precision_loses():
         ({"missed": (0, 0)}, "0 is there twice"),
         ({"lengths": (0,)}, "greater than or equal to 1"),
         ({"lengths": (2_000_000,)}, "less than or equal to 1000000"),
-        ({"num_seeds": (0,)}, "greater than or equal to 1"),
+        ({"num_seeds": (0,)}, "greater than 0"),
         ({"seeds": (1, 1)}, "1 is there twice"),
         ({"sweeps": ("length", "length")}, "length is there twice"),
         ({"precisions": ("int2",)}, "int2|literal_error"),

@@ -211,7 +211,7 @@ def test_more_workers_than_histories_are_refused(seeded):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"num_seeds": 0}, "num_seeds\n  Input should be greater than or equal to 1"),
+        ({"num_seeds": 0}, "num_seeds\n  Input should be greater than 0"),
         ({"numseeds": 8}, "numseeds\n  Unexpected keyword argument"),
         ({"attention": "quasi-linear"}, "attention\n  Input should be 'quasi_linear' or 'softmax'"),
         ({"dropout": float("nan")}, "dropout\n  Input should be a finite number"),

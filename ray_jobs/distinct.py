@@ -1,4 +1,4 @@
-"""Types of the fields of jobs' configs that people choose."""
+"""Values of which each may be named once, for the configs of jobs."""
 
 from typing import Annotated, TypeVar
 
@@ -14,6 +14,4 @@ def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
     return values
 
 
-Natural = Annotated[int, pydantic.Field(ge=0)]
-Count = Annotated[int, pydantic.Field(ge=1)]
 Distinct = Annotated[tuple[Value, ...], pydantic.AfterValidator(_distinct)]
